@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# Proves every file of this folder with the real program that reads it, on loopback, with temporary folders and
+# free ports. Prints one line a check, closes with "N passed, N failed", and exits 1 if any failed.
+#
+#   deploy/check.sh              everything
+#   deploy/check.sh nginx logs   only these parts: the names in check.d without their number
+#
+# A part is a file in check.d that is sourced here, in a subshell of its own, and calls the functions below. As root on
+# Debian it installs what it misses; elsewhere a missing program is a failed check.
+set -u -o pipefail
+
+deploy=$(cd "$(dirname "$0")" && pwd)
+repo=$(dirname "$deploy")
+work=$(mktemp -d /tmp/taskapi-check.XXXXXX)
+chmod 755 "$work"
+taskapi=$work/bin/taskapi
+results=$work/results
+: >"$results"
+export LC_ALL=C.UTF-8
+
+# check WHAT COMMAND…: one line for COMMAND's exit status, and the end of its output when it fails.
+check() {
+  local what=$1 out status
+  shift
+  out=$("$@" 2>&1 </dev/null)
+  status=$?
+  if [ $status -eq 0 ]; then
+    echo "ok    $what"
+    echo pass >>"$results"
+  else
+    echo "FAIL  $what (exit $status: $*)"
+    printf '%s\n' "$out" | tail -n 25 | sed 's/^/      | /'
+    echo fail >>"$results"
+  fi
+  return $status
+}
+
+# skip WHAT WHY: a check that this machine cannot run. Never for what a machine in good order can.
+skip() { echo "skip  $1: $2"; }
+
+# need PACKAGE…: installs the Debian packages that are missing. A package's own service is not started: policy-rc.d
+# answers 101, "action forbidden by policy", for as long as the installation lasts.
+need() {
+  local missing=() p policy=/usr/sbin/policy-rc.d own=
+  for p in "$@"; do
+    dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 1
+  [ -e $policy ] || { own=1; printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy; }
+  [ -e "$work/apt-updated" ] || { apt-get update -qq >/dev/null 2>&1; : >"$work/apt-updated"; }
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$work/apt.log" 2>&1
+  local status=$?
+  [ -n "$own" ] && rm -f $policy
+  [ $status -eq 0 ] || tail -n 5 "$work/apt.log"
+  return $status
+}
+
+# background NAME COMMAND…: starts COMMAND in a process group of its own, with its output in $work/NAME.log and its id
+# in $work/NAME.pid; it ends with the check at the latest. $! is its process id.
+background() {
+  local name=$1
+  shift
+  set -m
+  "$@" >"$work/$name.log" 2>&1 </dev/null &
+  set +m
+  echo $! >"$work/$name.pid"
+}
+
+# stop NAME: asks a background program to end and waits until it has; its exit status is the command's.
+stop() {
+  local pid
+  pid=$(cat "$work/$1.pid")
+  kill -TERM "$pid" 2>/dev/null
+  wait "$pid" 2>/dev/null
+  local status=$?
+  rm -f "$work/$1.pid"
+  return $status
+}
+
+# free_port: a TCP port of the loopback interface on which nothing listens.
+free_port() {
+  local port
+  while :; do
+    port=$((20000 + RANDOM % 12000))
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
+  done
+}
+
+# until_true SECONDS COMMAND…: repeats COMMAND until it succeeds.
+until_true() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    [ $SECONDS -lt $end ] || { echo "gave up waiting for: $*"; "$@"; return 1; }
+    sleep 0.1
+  done
+}
+
+answers() { curl -fsS --max-time 2 -o /dev/null "$@"; }
+
+finish() {
+  local f
+  for f in "$work"/*.pid; do
+    [ -e "$f" ] && kill -KILL -- "-$(cat "$f")" 2>/dev/null
+  done
+  local passed failed
+  passed=$(grep -c pass "$results")
+  failed=$(grep -c fail "$results")
+  rm -rf "$work"
+  echo "$passed passed, $failed failed"
+  [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+  exit
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+need curl jq || echo "FAIL  curl and jq are needed"
+mkdir -p "$work/bin"
+check "the service builds" go build -C "$repo" -o "$taskapi" . || exit
+
+for part in "$deploy"/check.d/*.sh; do
+  name=$(basename "$part" .sh)
+  name=${name#[0-9][0-9]-}
+  if [ $# -eq 0 ] || [[ " $* " == *" $name "* ]]; then
+    echo "== $name"
+    # shellcheck source=/dev/null
+    (trap - EXIT; . "$part") || { echo "FAIL  the part $name broke off"; echo fail >>"$results"; }
+  fi
+done
