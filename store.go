@@ -15,23 +15,26 @@ var errFull = errors.New("the store is full")
 // store keeps tasks in memory, in order of creation. Its methods may be called concurrently, and none takes longer
 // because more tasks are stored.
 type store struct {
-	capacity int // at least 1; never changes
+	capacity int // at least 1; set before the first use
 
 	// mu guards what follows. A plain Mutex: every section is short, and an RWMutex would cost each of them more.
-	mu          sync.Mutex
-	byID        map[string]*entry
-	first, last *entry
+	mu   sync.Mutex
+	byID map[string]*entry
+	head entry  // comes before the oldest task, and is none
+	last *entry // the newest task, or head
 }
 
 // entry is a stored task and a link to the one created after it. A slice in order of creation would have to be copied
-// whenever it outgrows its array, and one unlucky request would wait for all those before it; a link never moves.
+// whenever it outgrows its array, and one unlucky request would wait for that; a link never moves.
 type entry struct {
 	task Task
 	next *entry
 }
 
-func newStore(capacity int) *store {
-	return &store{capacity: capacity, byID: make(map[string]*entry)}
+func newStore() *store {
+	s := &store{byID: map[string]*entry{}}
+	s.last = &s.head
+	return s
 }
 
 // add stores a new task and returns it. When the store is full it returns errFull and has changed nothing.
@@ -48,25 +51,20 @@ func (s *store) add(name, userID string) (Task, error) {
 	if len(s.byID) >= s.capacity {
 		return Task{}, errFull
 	}
-	if s.last == nil {
-		s.first = e
-	} else {
-		s.last.next = e
-	}
-	s.last = e
 	s.byID[e.task.ID] = e
+	s.last.next = e
+	s.last = e
 	return e.task, nil
 }
 
 // get returns the task with this id, and whether there is one.
-func (s *store) get(id string) (Task, bool) {
+func (s *store) get(id string) (task Task, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, ok := s.byID[id]
-	if !ok {
-		return Task{}, false
+	if e := s.byID[id]; e != nil {
+		return e.task, true
 	}
-	return e.task, true
+	return task, false
 }
 
 // page returns up to limit tasks, oldest first: those created after the task with the id after, or from the beginning
@@ -74,20 +72,18 @@ func (s *store) get(id string) (Task, bool) {
 func (s *store) page(after string, limit int) (tasks []Task, next string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.first
+	e := &s.head
 	if after != "" {
-		previous, ok := s.byID[after]
-		if !ok {
+		if e = s.byID[after]; e == nil {
 			return nil, "", false
 		}
-		e = previous.next
 	}
 	tasks = []Task{} // JSON says [] for an empty page, not null
-	for ; e != nil && len(tasks) < limit; e = e.next {
-		tasks = append(tasks, e.task)
+	for ; e.next != nil && len(tasks) < limit; e = e.next {
+		tasks = append(tasks, e.next.task)
 	}
-	if e != nil {
-		next = tasks[len(tasks)-1].ID
+	if e.next != nil {
+		next = e.task.ID
 	}
 	return tasks, next, true
 }
@@ -98,6 +94,3 @@ func (s *store) len() int {
 	defer s.mu.Unlock()
 	return len(s.byID)
 }
-
-// full reports whether the next add would fail.
-func (s *store) full() bool { return s.len() >= s.capacity }

@@ -50,15 +50,15 @@ func (s *service) createTask(w *response, r *http.Request) error {
 	}
 	if wait := s.limiter.take(time.Now()); wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
-		return &problem{Code: "RATE_LIMITED", Message: "too many tasks are being created; try again later"}
+		return refuse("RATE_LIMITED", "too many tasks are being created; try again later")
 	}
 	task, err := s.store.add(name, userID)
 	if err != nil {
-		return &problem{Code: "STORE_FULL", Message: err.Error()}
+		return refuse("STORE_FULL", err.Error())
 	}
 	s.metrics.created.Add(1)
-	w.created = task
-	w.Header()["Location"] = []string{"/api/tasks/" + task.ID}
+	w.notes = append(w.notes, "task_id", task.ID, "user_id", printable(task.UserID))
+	w.Header().Set("Location", "/api/tasks/"+task.ID)
 	return w.sendJSON(http.StatusCreated, struct {
 		Task
 		Message string `json:"message"`
@@ -69,28 +69,23 @@ func (s *service) createTask(w *response, r *http.Request) error {
 func (s *service) getTask(w *response, r *http.Request) error {
 	task, ok := s.store.get(r.PathValue("task_id"))
 	if !ok {
-		return &problem{Code: "NOT_FOUND", Message: "there is no such task"}
+		return refuse("NOT_FOUND", "there is no such task")
 	}
 	return w.sendJSON(http.StatusOK, task)
 }
 
-// taskPage is a part of the list of tasks, oldest first.
-type taskPage struct {
-	Tasks []Task `json:"tasks"`
-	Next  string `json:"next,omitempty"` // what to pass as after for the next page; absent on the last one
-}
-
 // listTasks: GET /api/tasks.
-func (s *service) listTasks(w *response, r *http.Request) error {
-	page, err := s.page(r)
-	if err != nil {
-		return err
-	}
-	return w.sendJSON(http.StatusOK, page)
+func (s *service) listTasks(w *response, r *http.Request) error { return s.sendPage(w, r, nil) }
+
+// storage: GET /debug/storage.
+func (s *service) storage(w *response, r *http.Request) error {
+	return s.sendPage(w, r, map[string]any{
+		"total_tasks": s.store.len(), "capacity": s.store.capacity, "storage_type": "in_memory",
+	})
 }
 
-// page reads limit and after from the query and fetches that page.
-func (s *service) page(r *http.Request) (taskPage, error) {
+// sendPage answers with the part of the list of tasks that the query asks for, and with stats if there are any.
+func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) error {
 	limit, after := defaultPage, ""
 	var faults faults
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -99,26 +94,31 @@ func (s *service) page(r *http.Request) (taskPage, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		values := query[name]
-		switch n, err := strconv.ParseUint(values[0], 10, 64); {
+		switch n, err := strconv.Atoi(values[0]); {
 		case name != "limit" && name != "after":
 			faults.add(name, "UNKNOWN_FIELD", "this parameter is not known")
-		case len(values) > 1:
-			faults.add(name, "INVALID_VALUE", "this parameter is given more than once")
+		case len(values) > 1 || values[0] == "":
+			faults.add(name, "INVALID_VALUE", "this parameter has one value, which is not empty")
 		case name == "after":
-			if after = values[0]; after == "" {
-				faults.add("after", "INVALID_VALUE", "after is empty")
-			}
+			after = values[0]
 		case err != nil || n < 1 || n > maxPage:
 			faults.add("limit", "INVALID_VALUE", "limit is a whole number from 1 to 1000")
 		default:
-			limit = int(n)
+			limit = n
 		}
 	}
 	tasks, next, ok := s.store.page(after, limit)
 	if !ok {
 		faults.add("after", "INVALID_VALUE", "there is no such task to continue after")
 	}
-	return taskPage{tasks, next}, faults.problem()
+	if err := faults.problem(); err != nil {
+		return err
+	}
+	return w.sendJSON(http.StatusOK, struct {
+		Stats map[string]any `json:"storage_stats,omitempty"`
+		Tasks []Task         `json:"tasks"`
+		Next  string         `json:"next,omitempty"` // the after of the next page; absent on the last one
+	}{stats, tasks, next})
 }
 
 // parseTask reads the body of a creation: one JSON object with a task_name and perhaps a user_id, and nothing else.
@@ -134,30 +134,24 @@ func parseTask(w *response, r *http.Request) (name, userID string, err error) {
 	err = json.Unmarshal(body, &value)
 	object, isObject := value.(map[string]any)
 	if _, overflow := errors.AsType[*json.UnmarshalTypeError](err); err != nil && !overflow {
-		return "", "", malformed("the body is not valid JSON: " + err.Error())
+		return "", "", refuse("MALFORMED_JSON", "the body is not valid JSON: "+err.Error())
 	} else if !isObject {
-		return "", "", malformed("the body is not a JSON object")
+		return "", "", refuse("MALFORMED_JSON", "the body is not a JSON object")
 	}
 	var faults faults
-	userID = "system"
-	for _, field := range []struct {
-		name     string
-		required bool
-		value    *string
-	}{
-		{"task_name", true, &name},
-		{"user_id", false, &userID},
-	} {
-		given, present := object[field.name]
-		delete(object, field.name)
+	take := func(field, absent string) string { // absent is the value of an optional field that is not there
+		given, present := object[field]
+		delete(object, field)
 		if text, isString := given.(string); isString {
-			*field.value = faults.text(field.name, text)
+			return faults.text(field, text)
 		} else if present {
-			faults.add(field.name, "INVALID_TYPE", "this field is a string")
-		} else if field.required {
-			faults.add(field.name, "REQUIRED", "this field is missing")
+			faults.add(field, "INVALID_TYPE", "this field is a string")
+		} else if absent == "" {
+			faults.add(field, "REQUIRED", "this field is missing")
 		}
+		return absent
 	}
+	name, userID = take("task_name", ""), take("user_id", "system")
 	for _, field := range slices.Sorted(maps.Keys(object)) {
 		faults.add(field, "UNKNOWN_FIELD", "this field is not known")
 	}
@@ -171,21 +165,21 @@ func readJSON(w *response, r *http.Request) ([]byte, error) {
 		kind, _, _ = mime.ParseMediaType(kind)
 	}
 	if coding := r.Header.Get("Content-Encoding"); kind != "application/json" || coding != "" && coding != "identity" {
-		return nil, &problem{Code: "UNSUPPORTED_MEDIA_TYPE", Message: "the body must be application/json, not compressed"}
+		return nil, refuse("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json, not compressed")
 	}
 	var body bytes.Buffer
 	body.Grow(int(min(max(r.ContentLength, 0), maxBody)) + bytes.MinRead)
 	// MaxBytesReader tells net/http's own writer to close the connection, so it must not be given the wrapper.
 	_, err := body.ReadFrom(http.MaxBytesReader(w.ResponseWriter, r.Body, maxBody))
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return nil, &problem{Code: "BODY_TOO_LARGE", Message: "the body is larger than 64 KiB"}
+		return nil, refuse("BODY_TOO_LARGE", "the body is larger than 64 KiB")
 	} else if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, &problem{Code: "REQUEST_TIMEOUT", Message: "the body did not arrive in time"}
+		return nil, refuse("REQUEST_TIMEOUT", "the body did not arrive in time")
 	} else if err != nil {
-		return nil, malformed("the body ended early or was framed wrongly")
+		return nil, refuse("MALFORMED_JSON", "the body ended early or was framed wrongly")
 	}
 	if !utf8.Valid(body.Bytes()) {
-		p := malformed("the body is not valid UTF-8")
+		p := refuse("MALFORMED_JSON", "the body is not valid UTF-8")
 		p.attack = true
 		return nil, p
 	}
@@ -195,33 +189,39 @@ func readJSON(w *response, r *http.Request) ([]byte, error) {
 // problem is an error as a client sees it, and the JSON form of it. All that a client may know is in here; the cause of
 // an error that is no problem goes to the log alone.
 type problem struct {
-	Code      string    `json:"error_code"` // a key of statusOf
+	Code      string    `json:"error_code"` // a key of kinds
 	Message   string    `json:"error_message"`
-	Details   faults    `json:"details"`
+	Details   []fault   `json:"details"`
 	Timestamp time.Time `json:"timestamp"`
 	RequestID string    `json:"request_id"`
 
-	attack bool // the request looks like an attempt to smuggle something in
+	attack bool // the request tries to smuggle something in
 }
 
 func (p *problem) Error() string { return p.Message }
 
-func malformed(message string) *problem { return &problem{Code: "MALFORMED_JSON", Message: message} }
+func refuse(code, message string, details ...fault) *problem {
+	return &problem{Code: code, Message: message, Details: append([]fault{}, details...)} // [] in JSON, not null
+}
 
-// statusOf has every error_code of the service, and the status of the answer that carries it.
-var statusOf = map[string]int{
-	"VALIDATION_ERROR":       http.StatusBadRequest,
-	"MALFORMED_JSON":         http.StatusBadRequest,
-	"UNAUTHORIZED":           http.StatusUnauthorized,
-	"FORBIDDEN":              http.StatusForbidden,
-	"NOT_FOUND":              http.StatusNotFound,
-	"METHOD_NOT_ALLOWED":     http.StatusMethodNotAllowed,
-	"REQUEST_TIMEOUT":        http.StatusRequestTimeout,
-	"BODY_TOO_LARGE":         http.StatusRequestEntityTooLarge,
-	"UNSUPPORTED_MEDIA_TYPE": http.StatusUnsupportedMediaType,
-	"RATE_LIMITED":           http.StatusTooManyRequests,
-	"INTERNAL_ERROR":         http.StatusInternalServerError,
-	"STORE_FULL":             http.StatusInsufficientStorage,
+// kinds has every error_code of the service, the status of the answer that carries it, and the category of its log
+// line, which may be none.
+var kinds = map[string]struct {
+	status   int
+	category string
+}{
+	"VALIDATION_ERROR":       {http.StatusBadRequest, "VALIDATION"},
+	"MALFORMED_JSON":         {http.StatusBadRequest, "VALIDATION"},
+	"UNAUTHORIZED":           {http.StatusUnauthorized, "AUTHENTICATION"},
+	"FORBIDDEN":              {http.StatusForbidden, "SECURITY"},
+	"NOT_FOUND":              {http.StatusNotFound, ""},
+	"METHOD_NOT_ALLOWED":     {http.StatusMethodNotAllowed, ""},
+	"REQUEST_TIMEOUT":        {http.StatusRequestTimeout, "TIMEOUT"},
+	"BODY_TOO_LARGE":         {http.StatusRequestEntityTooLarge, "SECURITY"},
+	"UNSUPPORTED_MEDIA_TYPE": {http.StatusUnsupportedMediaType, ""},
+	"RATE_LIMITED":           {http.StatusTooManyRequests, "SECURITY"},
+	"INTERNAL_ERROR":         {http.StatusInternalServerError, ""},
+	"STORE_FULL":             {http.StatusInsufficientStorage, ""},
 }
 
 // fault is one thing wrong with one part of a request.
@@ -229,14 +229,16 @@ type fault struct {
 	Field   string `json:"field"`
 	Code    string `json:"code"`
 	Message string `json:"message"`
-	attack  bool
 }
 
 // faults collects all that is wrong with a request, so that its sender need not mend one thing at a time.
-type faults []fault
+type faults struct {
+	list   []fault
+	attack bool
+}
 
 func (f *faults) add(field, code, message string) {
-	*f = append(*f, fault{Field: field, Code: code, Message: message})
+	f.list = append(f.list, fault{Field: field, Code: code, Message: message})
 }
 
 // text judges the value of a text field and returns it without the white space around it.
@@ -251,7 +253,7 @@ func (f *faults) text(field, given string) string {
 	control := strings.ContainsFunc(text, unicode.IsControl)
 	if control || strings.ContainsRune(text, utf8.RuneError) {
 		f.add(field, "INVALID_CHARACTER", "this field has a control character or damaged text in it")
-		(*f)[len(*f)-1].attack = control
+		f.attack = f.attack || control
 	}
 	if len(text) < len(given) {
 		text = strings.Clone(text) // the store must not keep 60 KiB of blanks alive for the sake of a short name
@@ -260,53 +262,44 @@ func (f *faults) text(field, given string) string {
 }
 
 // problem returns a *problem with the first maxDetails faults, or nil if there is no fault.
-func (f faults) problem() error {
-	if len(f) == 0 {
+func (f *faults) problem() error {
+	if len(f.list) == 0 {
 		return nil
 	}
-	return &problem{
-		Code:    "VALIDATION_ERROR",
-		Message: "the request breaks " + strconv.Itoa(len(f)) + " rule(s); see details",
-		Details: f[:min(len(f), maxDetails)],
-		attack:  slices.ContainsFunc(f, func(one fault) bool { return one.attack }),
-	}
+	message := "the request breaks " + strconv.Itoa(len(f.list)) + " rule(s); see details"
+	p := refuse("VALIDATION_ERROR", message, f.list[:min(len(f.list), maxDetails)]...)
+	p.attack = f.attack
+	return p
 }
 
 // fail answers with the error envelope. An error that is no *problem tells the client nothing of the inside.
 func (w *response) fail(err error) {
 	p, ok := errors.AsType[*problem](err)
 	if !ok {
-		w.cause = err
-		p = &problem{Code: "INTERNAL_ERROR", Message: "internal error"}
-	}
-	if p.Details == nil {
-		p.Details = faults{} // [] in JSON, not null
+		w.notes = append(w.notes, "cause", err)
+		p = refuse("INTERNAL_ERROR", "internal error")
 	}
 	p.Timestamp, p.RequestID = wholeSeconds(time.Now()), w.requestID
-	w.problem = p
-	if err := w.sendJSON(statusOf[p.Code], p); err != nil {
-		panic(err) // strings, integers and times: it cannot happen
-	}
+	w.problem = *p
+	w.sendJSON(kinds[p.Code].status, p)
 }
 
 // sendJSON encodes v before anything is sent, so that a failure can still become an error answer.
 func (w *response) sendJSON(status int, v any) error {
 	body, err := json.Marshal(v)
-	if err != nil {
-		return err
+	if err == nil {
+		w.send(status, "application/json", append(body, '\n'))
 	}
-	w.send(status, contentJSON, append(body, '\n'))
-	return nil
+	return err
 }
 
-// limiter is a token bucket: rate tokens a second flow into it, it holds at most rate of them, and each creation takes
-// one. A rate of 0 is no limit.
+// limiter lets rate creations through in a second, at most rate of them at once; a rate of 0 is no limit. It is a token
+// bucket, told as the time at which all tokens but those flown in since would have been used (GCRA).
 type limiter struct {
-	rate float64
+	rate int
 
-	mu     sync.Mutex // guards what follows
-	tokens float64
-	last   time.Time // when tokens was true; the zero time stands for a full bucket
+	mu   sync.Mutex // guards used
+	used time.Time
 }
 
 // take takes a token and returns 0, or returns how long it will be until there is one.
@@ -316,11 +309,13 @@ func (l *limiter) take(now time.Time) time.Duration {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.tokens = min(l.rate, l.tokens+l.rate*now.Sub(l.last).Seconds())
-	l.last = now
-	if l.tokens < 1 {
-		return 1 + time.Duration((1-l.tokens)/l.rate*float64(time.Second))
+	if full := now.Add(-time.Second); l.used.Before(full) {
+		l.used = full
 	}
-	l.tokens--
+	used := l.used.Add(time.Second / time.Duration(l.rate))
+	if used.After(now) {
+		return used.Sub(now)
+	}
+	l.used = used
 	return 0
 }
