@@ -26,16 +26,16 @@ const (
 
 // summary is the answer to whoever looks at little more than the status code.
 type summary struct {
-	Status    string    `json:"status"`
-	Reason    string    `json:"reason,omitempty"`
-	Timestamp time.Time `json:"timestamp"`
-	Service   string    `json:"service"`
-	Version   string    `json:"version"`
-	Uptime    int64     `json:"uptime_seconds"`
+	Status    string `json:"status"`
+	Reason    string `json:"reason,omitempty"`
+	Timestamp string `json:"timestamp"`
+	Service   string `json:"service"`
+	Version   string `json:"version"`
+	Uptime    int64  `json:"uptime_seconds"`
 }
 
 func (s *service) summary(status, reason string, now time.Time) summary {
-	return summary{status, reason, wholeSeconds(now), serviceName, s.version, s.uptime(now)}
+	return summary{status, reason, timestamp(now), serviceName, s.version, s.uptime(now)}
 }
 
 func (s *service) uptime(now time.Time) int64 { return int64(now.Sub(s.started).Seconds()) }
@@ -77,9 +77,9 @@ func (s *service) detailed(w *response, r *http.Request) error {
 	}
 	return w.sendJSON(status, struct {
 		Status    string         `json:"status"`
-		Timestamp time.Time      `json:"timestamp"`
+		Timestamp string         `json:"timestamp"`
 		Checks    map[string]any `json:"checks"`
-	}{overall, wholeSeconds(now), checks})
+	}{overall, timestamp(now), checks})
 }
 
 // check is one part of the detailed health.

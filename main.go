@@ -77,11 +77,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	go s.logged.run(s.log)
+	defer s.logged.flush()
 	s.startSampler()
 	go s.watchdog()
-	if s.logged.path != "" {
-		go s.reopenLog()
-	}
 	return s.serve(ctx, ln)
 }
 
@@ -120,7 +119,7 @@ func newService(args []string, stdout, stderr io.Writer) (*service, error) {
 		mux:      http.NewServeMux(),
 		store:    newStore(),
 		process:  &gauge[[]scalar]{name: "process", read: readProcess},
-		logged:   &logFile{out: stderr},
+		logged:   &logFile{out: stderr, wake: make(chan struct{}, 1)},
 	}
 	s.host = hostResources(&s.diskPath)
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -387,17 +386,16 @@ type response struct {
 	requestID string
 	draining  *atomic.Bool
 
-	status  int     // of the answer, 0 until it has begun
-	bytes   int     // of the answer's body
-	held    int     // status of a page that was held back, or 0
-	problem problem // that the answer carries, or none
-	notes   []any   // more for the log line: keys and values in turn
+	status  int         // of the answer, 0 until it has begun
+	bytes   int         // of the answer's body
+	held    int         // status of a page that was held back, or 0
+	problem problem     // that the answer carries, or none
+	notes   []slog.Attr // more for the log line
 }
 
 // send answers with the whole body.
 func (w *response) send(status int, contentType string, body []byte) {
 	w.Header()["Content-Type"] = []string{contentType}
-	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.begin(status)
 	w.bytes, _ = w.ResponseWriter.Write(body) // a client that is gone needs no error
 }
@@ -472,17 +470,28 @@ func (s *service) finish(w *response, r *http.Request, start time.Time) {
 		msg = "SLOW request"
 	}
 	if category != "" {
-		w.notes = append(w.notes, "category", category)
+		w.notes = append(w.notes, slog.String("category", category))
 	}
 	if panicked != nil {
 		level = levelCritical
-		w.notes = append(w.notes, "panic", panicked, "stack", string(debug.Stack()))
+		w.notes = append(w.notes, slog.Any("panic", panicked), slog.String("stack", string(debug.Stack())))
 	}
-	s.log.Log(context.Background(), level, msg, append([]any{"method", r.Method, "route", route,
-		"path", printable(r.URL.Path), "status", w.status, "duration", d, "bytes", w.bytes,
-		"remote", r.RemoteAddr, "request_id", w.requestID}, w.notes...)...)
 	s.metrics.inFlight.Add(-1)
 	s.metrics.observe(endpoint{r.Method, route}, w.status, d, category, w.problem.Code)
+	if handler := s.log.Handler(); handler.Enabled(r.Context(), level) {
+		line := slog.NewRecord(start.Add(d), level, msg, 0) // a Logger would look up the caller, which nobody wants to know
+		line.AddAttrs(
+			slog.String("method", r.Method),
+			slog.String("route", route),
+			slog.String("path", printable(r.URL.Path)),
+			slog.Int("status", w.status),
+			slog.Duration("duration", d),
+			slog.Int("bytes", w.bytes),
+			slog.String("remote", r.RemoteAddr),
+			slog.String("request_id", w.requestID))
+		line.AddAttrs(w.notes...)
+		handler.Handle(r.Context(), line)
+	}
 	if panicked != nil && begun {
 		panic(http.ErrAbortHandler) // nobody may take half an answer for a whole one
 	}
@@ -492,6 +501,7 @@ func (s *service) finish(w *response, r *http.Request, start time.Time) {
 // what could look like the end of a value and the beginning of another field.
 func printable(text string) string {
 	var b strings.Builder
+	b.Grow(len(text))
 	for _, c := range text {
 		if c == utf8.RuneError || !unicode.IsPrint(c) || strings.ContainsRune(` "%+=\`, c) {
 			b.WriteString(url.QueryEscape(string(c)))
@@ -528,21 +538,38 @@ func newLogHandler(out io.Writer, format string, level slog.Level) slog.Handler 
 	return slog.NewTextHandler(out, options)
 }
 
-// logFile is where the log goes: a file that can be reopened, or standard error.
+// logFile is where the log goes: a file that can be reopened, or standard error. Under load, lines go there together,
+// once in a millisecond: a system call for each would cost more than everything else that is done for a request.
 type logFile struct {
 	path    string // empty for standard error
 	written atomic.Int64
-	mu      sync.Mutex // guards out
-	out     io.Writer
+	wake    chan struct{} // has room for one wish to be flushed
+
+	mu    sync.Mutex // guards what follows
+	out   io.Writer
+	lines []byte // not yet written to out; whole lines, so that none is torn
 }
 
-// Write implements io.Writer. A line is one call and the file is in append mode, so no line is torn.
+// Write implements io.Writer.
 func (l *logFile) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n, err := l.out.Write(line)
+	l.lines = append(l.lines, line...)
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	return len(line), nil
+}
+
+// flush writes the waiting lines. Meanwhile the others wait: a log that cannot be written slows the service down, and
+// does not fill its memory.
+func (l *logFile) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, _ := l.out.Write(l.lines) // where could the error be told?
 	l.written.Add(int64(n))
-	return n, err
+	l.lines = l.lines[:0]
 }
 
 // reopen opens path and writes there from now on. If it fails, the log goes on where it was.
@@ -551,6 +578,7 @@ func (l *logFile) reopen() error {
 	if err != nil {
 		return err
 	}
+	l.flush()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if old, ok := l.out.(*os.File); ok && old != os.Stderr {
@@ -560,13 +588,21 @@ func (l *logFile) reopen() error {
 	return nil
 }
 
-// reopenLog reopens the log at each SIGHUP, by which logrotate tells that it has moved the file away.
-func (s *service) reopenLog() {
+// run flushes and reopens the log for as long as the process lives. logrotate sends SIGHUP when it has moved the file.
+func (l *logFile) run(log *slog.Logger) {
 	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	for range hangups {
-		if err := s.logged.reopen(); err != nil {
-			s.log.Error("the log file could not be reopened", "cause", err)
+	if l.path != "" {
+		signal.Notify(hangups, syscall.SIGHUP)
+	}
+	for {
+		select {
+		case <-l.wake:
+			l.flush()
+			time.Sleep(time.Millisecond)
+		case <-hangups:
+			if err := l.reopen(); err != nil {
+				log.Error("the log file could not be reopened", "cause", err)
+			}
 		}
 	}
 }

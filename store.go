@@ -44,7 +44,7 @@ func (s *store) add(name, userID string) (Task, error) {
 		Name:      name,
 		UserID:    userID,
 		Status:    "pending",
-		CreatedAt: wholeSeconds(time.Now()),
+		CreatedAt: timestamp(time.Now()),
 	}}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"maps"
 	"math"
 	"mime"
@@ -32,15 +33,16 @@ const (
 
 // Task is what the service is about. The struct is its JSON form, too.
 type Task struct {
-	ID        string    `json:"task_id"` // set by the store; safe in a URL
-	Name      string    `json:"task_name"`
-	UserID    string    `json:"user_id"`
-	Status    string    `json:"status"`     // "pending": this service only creates tasks
-	CreatedAt time.Time `json:"created_at"` // UTC, whole seconds
+	ID        string `json:"task_id"` // set by the store; safe in a URL
+	Name      string `json:"task_name"`
+	UserID    string `json:"user_id"`
+	Status    string `json:"status"` // "pending": this service only creates tasks
+	CreatedAt string `json:"created_at"`
 }
 
-// wholeSeconds is the precision of every timestamp in an answer: load tools count bodies of changing length as failed.
-func wholeSeconds(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
+// timestamp is the form of every time in an answer: RFC 3339 in UTC, in whole seconds, because load tools count bodies
+// of changing length as failed.
+func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
 // createTask: POST /api/tasks.
 func (s *service) createTask(w *response, r *http.Request) error {
@@ -57,7 +59,7 @@ func (s *service) createTask(w *response, r *http.Request) error {
 		return refuse("STORE_FULL", err.Error())
 	}
 	s.metrics.created.Add(1)
-	w.notes = append(w.notes, "task_id", task.ID, "user_id", printable(task.UserID))
+	w.notes = append(w.notes, slog.String("task_id", task.ID), slog.String("user_id", printable(task.UserID)))
 	w.Header().Set("Location", "/api/tasks/"+task.ID)
 	return w.sendJSON(http.StatusCreated, struct {
 		Task
@@ -189,11 +191,11 @@ func readJSON(w *response, r *http.Request) ([]byte, error) {
 // problem is an error as a client sees it, and the JSON form of it. All that a client may know is in here; the cause of
 // an error that is no problem goes to the log alone.
 type problem struct {
-	Code      string    `json:"error_code"` // a key of kinds
-	Message   string    `json:"error_message"`
-	Details   []fault   `json:"details"`
-	Timestamp time.Time `json:"timestamp"`
-	RequestID string    `json:"request_id"`
+	Code      string  `json:"error_code"` // a key of kinds
+	Message   string  `json:"error_message"`
+	Details   []fault `json:"details"`
+	Timestamp string  `json:"timestamp"`
+	RequestID string  `json:"request_id"`
 
 	attack bool // the request tries to smuggle something in
 }
@@ -276,10 +278,10 @@ func (f *faults) problem() error {
 func (w *response) fail(err error) {
 	p, ok := errors.AsType[*problem](err)
 	if !ok {
-		w.notes = append(w.notes, "cause", err)
+		w.notes = append(w.notes, slog.Any("cause", err))
 		p = refuse("INTERNAL_ERROR", "internal error")
 	}
-	p.Timestamp, p.RequestID = wholeSeconds(time.Now()), w.requestID
+	p.Timestamp, p.RequestID = timestamp(time.Now()), w.requestID
 	w.problem = *p
 	w.sendJSON(kinds[p.Code].status, p)
 }
