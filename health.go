@@ -19,10 +19,8 @@ import (
 	"github.com/shirou/gopsutil/v3/mem"
 )
 
-const (
-	sampleInterval = 5 * time.Second
-	maxSampleAge   = 3 * sampleInterval // what is older is not known any more
-)
+// sampleInterval is the time between two readings. A reading three times as old is not known any more.
+const sampleInterval = 5 * time.Second
 
 // summary is the answer to whoever looks at little more than the status code.
 type summary struct {
@@ -34,32 +32,30 @@ type summary struct {
 	Uptime    int64  `json:"uptime_seconds"`
 }
 
-func (s *service) summary(status, reason string, now time.Time) summary {
-	return summary{status, reason, timestamp(now), serviceName, s.version, s.uptime(now)}
+func (s *service) summary(status, reason string) summary {
+	now := time.Now()
+	return summary{status, reason, timestamp(now), serviceName, s.version, int64(now.Sub(s.started).Seconds())}
 }
-
-func (s *service) uptime(now time.Time) int64 { return int64(now.Sub(s.started).Seconds()) }
 
 // health: GET /health, for a person or a load balancer.
 func (s *service) health(w *response, r *http.Request) error {
-	return w.sendJSON(http.StatusOK, s.summary("healthy", "", time.Now()))
+	return w.sendJSON(200, s.summary("healthy", ""))
 }
 
 // liveness: GET /health/liveness, for who restarts the process. It looks at nothing: a restart cures no full disk.
 func (s *service) liveness(w *response, r *http.Request) error {
-	return w.sendJSON(http.StatusOK, s.summary("alive", "", time.Now()))
+	return w.sendJSON(200, s.summary("alive", ""))
 }
 
 // readiness: GET /health/readiness, for who sends traffic here. A busy host is ready: turning away from the only
 // instance would make the outage.
 func (s *service) readiness(w *response, r *http.Request) error {
-	now := time.Now()
-	for _, c := range s.checks(now) {
+	for _, c := range s.checks(time.Now()) {
 		if c.reason != "" && c.name != "system_resources" {
-			return w.sendJSON(http.StatusServiceUnavailable, s.summary("not_ready", c.reason, now))
+			return w.sendJSON(http.StatusServiceUnavailable, s.summary("not_ready", c.reason))
 		}
 	}
-	return w.sendJSON(http.StatusOK, s.summary("ready", "", now))
+	return w.sendJSON(http.StatusOK, s.summary("ready", ""))
 }
 
 // detailed: GET /health/detailed, for a person or a script that wants numbers.
@@ -91,25 +87,24 @@ type check struct {
 
 // checks judges the service from memory alone.
 func (s *service) checks(now time.Time) []check {
-	app := check{name: "application", facts: map[string]any{"uptime_seconds": s.uptime(now), "version": s.version}}
+	uptime := int64(now.Sub(s.started).Seconds())
+	app := check{name: "application", facts: map[string]any{"uptime_seconds": uptime, "version": s.version}}
 	if s.draining.Load() {
 		app.reason = "draining"
 	}
 	total := s.store.len()
 	storage := check{name: "storage", facts: map[string]any{"total_tasks": total, "capacity": s.store.capacity}}
 	if total >= s.store.capacity {
-		storage.reason = errFull.Error()
+		storage.reason = storeFull
 	}
 	system := check{name: "system_resources", facts: map[string]any{}}
-	var unknown []string
 	for _, res := range s.host {
 		if u, reason := res.fresh(now); reason == "" {
 			system.facts[res.name] = res.facts(u)
 		} else {
-			unknown = append(unknown, res.name+": "+reason)
+			system.reason = strings.TrimPrefix(system.reason+"; "+res.name+": "+reason, "; ")
 		}
 	}
-	system.reason = strings.Join(unknown, "; ")
 	return []check{app, storage, system}
 }
 
@@ -126,14 +121,6 @@ type usage struct {
 	left  uint64  // bytes; nothing for the CPU
 }
 
-func hostResources(diskPath *string) []*resource {
-	return []*resource{
-		{gauge: gauge[usage]{name: "cpu", read: cpuReader()}},
-		{gauge: gauge[usage]{name: "memory", read: readMemory}, left: "available_bytes"},
-		{gauge: gauge[usage]{name: "disk", read: func() (usage, error) { return readDisk(*diskPath) }}, left: "free_bytes"},
-	}
-}
-
 // facts is how the detailed health shows a reading. Percentages have one fraction digit: shell scripts feed them to bc.
 func (res *resource) facts(u usage) map[string]any {
 	percent := math.Round(u.ratio*1000) / 10
@@ -147,20 +134,11 @@ func (res *resource) facts(u usage) map[string]any {
 	return facts
 }
 
-// startSampler reads every gauge once, and then in the background for as long as the process lives. Each has a goroutine
-// of its own: a disk that hangs makes the disk's reading old, and no other.
+// startSampler reads every gauge once, and then in the background for as long as the process lives.
 func (s *service) startSampler() {
-	start := func(sample func(*slog.Logger)) {
-		sample(s.log)
-		go func() {
-			for range time.Tick(sampleInterval) {
-				sample(s.log)
-			}
-		}()
-	}
-	start(s.process.sample)
+	s.process.start(s.log)
 	for _, res := range s.host {
-		start(res.sample)
+		res.start(s.log)
 	}
 }
 
@@ -177,6 +155,16 @@ type reading[T any] struct {
 	err   error
 }
 
+// start begins to read the gauge, in a goroutine of its own: a disk that hangs makes its own reading old, and no other.
+func (g *gauge[T]) start(log *slog.Logger) {
+	g.sample(log)
+	go func() {
+		for range time.Tick(sampleInterval) {
+			g.sample(log)
+		}
+	}()
+}
+
 // sample reads the gauge. Why a reading failed is only for the log.
 func (g *gauge[T]) sample(log *slog.Logger) {
 	value, err := g.read()
@@ -191,7 +179,7 @@ func (g *gauge[T]) fresh(now time.Time) (value T, reason string) {
 	last := g.last.Load()
 	if last == nil || last.err != nil {
 		return value, "the reading failed"
-	} else if now.Sub(last.at) > maxSampleAge {
+	} else if now.Sub(last.at) > 3*sampleInterval {
 		return value, "the last reading is too old"
 	}
 	return last.value, ""

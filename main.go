@@ -33,7 +33,6 @@ import (
 	"net/http"
 	_ "net/http/pprof"
 	"net/netip"
-	"net/url"
 	"os"
 	"os/signal"
 	"runtime"
@@ -54,7 +53,7 @@ const serviceName = "Task Management API"
 func main() {
 	if err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "taskapi:", err)
-		if _, usage := errors.AsType[usageError](err); usage {
+		if errors.Is(err, errUsage) {
 			os.Exit(2)
 		}
 		os.Exit(1)
@@ -101,8 +100,8 @@ type service struct {
 	limiter           limiter
 	metrics           *metrics
 	host              []*resource
-	diskPath          string           // of the disk in host
-	process           *gauge[[]scalar] // what this process uses, as metrics
+	diskPath          string       // of the disk in host
+	process           *gauge[page] // what this process uses, ready for the metrics page
 	logged            *logFile
 	log               *slog.Logger
 	draining          atomic.Bool // set once, when the service is asked to stop
@@ -113,21 +112,23 @@ type service struct {
 func newService(args []string, stdout, stderr io.Writer) (*service, error) {
 	s := &service{
 		origins:  map[string]bool{},
-		version:  "(devel)",
 		revision: "unknown",
 		started:  time.Now(),
 		mux:      http.NewServeMux(),
 		store:    newStore(),
-		process:  &gauge[[]scalar]{name: "process", read: readProcess},
+		process:  &gauge[page]{name: "process", read: readProcess},
 		logged:   &logFile{out: stderr, wake: make(chan struct{}, 1)},
 	}
-	s.host = hostResources(&s.diskPath)
-	if info, ok := debug.ReadBuildInfo(); ok {
-		s.version = cmp.Or(info.Main.Version, s.version)
-		for _, setting := range info.Settings {
-			if setting.Key == "vcs.revision" {
-				s.revision = setting.Value
-			}
+	s.host = []*resource{
+		{gauge: gauge[usage]{name: "cpu", read: cpuReader()}},
+		{gauge: gauge[usage]{name: "memory", read: readMemory}, left: "available_bytes"},
+		{gauge: gauge[usage]{name: "disk", read: func() (usage, error) { return readDisk(s.diskPath) }}, left: "free_bytes"},
+	}
+	info, _ := debug.ReadBuildInfo() // is there: nobody builds Go without modules
+	s.version = cmp.Or(info.Main.Version, "(devel)")
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			s.revision = setting.Value
 		}
 	}
 	s.metrics = newMetrics(s.routes())
@@ -157,12 +158,10 @@ func newService(args []string, stdout, stderr io.Writer) (*service, error) {
 	return s, nil
 }
 
-// usageError is a mistake in the command line.
-type usageError string
+// errUsage is in every error that is a mistake in the command line.
+var errUsage = errors.New("taskapi -h lists the flags")
 
-func (e usageError) Error() string { return string(e) + " (taskapi -h lists the flags)" }
-
-// parseFlags sets what the command line says. Its errors are usageErrors, but for the flag.ErrHelp of newService.
+// parseFlags sets what the command line says. Its errors are errUsage, but for the flag.ErrHelp of newService.
 func (s *service) parseFlags(args []string, stdout io.Writer) error {
 	fs := flag.NewFlagSet("taskapi", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // a mistake gets one line, not a page of help
@@ -185,65 +184,56 @@ func (s *service) parseFlags(args []string, stdout io.Writer) error {
 	fs.DurationVar(&s.shutdownTimeout, "shutdown-timeout", 10*time.Second, "then wait this long for requests in flight")
 	version := fs.Bool("version", false, "print version, revision and Go version, and exit")
 
-	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprintln(stdout, "Usage: taskapi [flags]")
 		fs.SetOutput(stdout)
 		fs.PrintDefaults()
 		return err
-	} else if err != nil {
-		return usageError(err.Error())
-	}
-	if *version {
+	case err != nil:
+		return fmt.Errorf("%w (%w)", err, errUsage)
+	case *version:
 		fmt.Fprintln(stdout, "taskapi", s.version, s.revision, runtime.Version())
 		return flag.ErrHelp
 	}
 	var level slog.Level
 	notLevel := level.UnmarshalText([]byte(fromGuide.Replace(strings.ToUpper(*logLevel))))
 	absurd := func(res *resource) bool { return !(res.high >= 0 && res.high <= 100) }
-	for _, rule := range []struct {
-		kept bool
-		text string
-	}{
-		{fs.NArg() == 0, fmt.Sprintf("unexpected argument %q", fs.Arg(0))},
-		{s.store.capacity >= 1, "-max-tasks must be at least 1"},
-		{s.limiter.rate >= 0, "-rate must not be negative"},
-		{(s.certFile == "") == (s.keyFile == ""), "-tls-cert and -tls-key need each other"},
-		{*logFormat == "text" || *logFormat == "json", "-log-format must be text or json"},
-		{notLevel == nil, "-log-level must be debug, info, warning, error or critical"},
-		{!slices.ContainsFunc(s.host, absurd), "-cpu-high, -memory-high and -disk-high must be from 0 to 100"},
-		{min(s.slow, s.drain, s.shutdownTimeout) >= 0, "-slow, -drain and -shutdown-timeout must not be negative"},
+	for rule, kept := range map[string]bool{
+		"no argument follows the flags":                              fs.NArg() == 0,
+		"-max-tasks must be at least 1":                              s.store.capacity >= 1,
+		"-rate must not be negative":                                 s.limiter.rate >= 0,
+		"-tls-cert and -tls-key need each other":                     (s.certFile == "") == (s.keyFile == ""),
+		"-log-format must be text or json":                           *logFormat == "text" || *logFormat == "json",
+		"-log-level must be debug, info, warning, error or critical": notLevel == nil,
+		"-cpu-high, -memory-high and -disk-high are from 0 to 100":   !slices.ContainsFunc(s.host, absurd),
+		"-slow, -drain and -shutdown-timeout must not be negative":   min(s.slow, s.drain, s.shutdownTimeout) >= 0,
 	} {
-		if !rule.kept {
-			return usageError(rule.text)
+		if !kept {
+			return fmt.Errorf("%s (%w)", rule, errUsage)
 		}
 	}
 	s.log = slog.New(newLogHandler(s.logged, *logFormat, level))
 	return nil
 }
 
-// addOrigins takes the value of -cors-origins. Origins are compared byte for byte with what browsers send, which is in
-// lower case: one that could never match is a mistake.
+// addOrigins takes the value of -cors-origins. Origins are compared byte for byte with what browsers send: lower case.
 func (s *service) addOrigins(list string) error {
-	for origin := range strings.SplitSeq(list, ",") {
+	for origin := range strings.SplitSeq(strings.ToLower(list), ",") {
 		if err := s.crossOrigin.AddTrustedOrigin(origin); err != nil {
 			return err
-		} else if origin != strings.ToLower(origin) {
-			return fmt.Errorf("invalid origin %q: not in lower case", origin)
 		}
 		s.origins[origin] = true
 	}
 	return nil
 }
 
-// handler answers a request, or returns the error to answer it with.
-type handler func(w *response, r *http.Request) error
-
 // route is one line of the API, and its JSON form in the index.
 type route struct {
-	Method  string `json:"method"`
-	Path    string `json:"path"` // as http.ServeMux has it
-	Summary string `json:"summary"`
-	handle  handler
+	Method  string                               `json:"method"`
+	Path    string                               `json:"path"` // as http.ServeMux has it
+	Summary string                               `json:"summary"`
+	handle  func(*response, *http.Request) error // answers, or returns the error to answer with
 }
 
 // routes is the whole API.
@@ -276,11 +266,9 @@ func (s *service) profile(w *response, r *http.Request) error {
 	defer func(route string) { r.Pattern = route }(r.Pattern)
 	// A profile may take longer than a body may: net/http would cancel it when the read deadline passes. (The write
 	// deadline is moved by pprof itself.)
-	err := http.NewResponseController(w).SetReadDeadline(time.Time{})
-	if err == nil {
-		http.DefaultServeMux.ServeHTTP(w, r)
-	}
-	return err
+	http.NewResponseController(w).SetReadDeadline(time.Time{})
+	http.DefaultServeMux.ServeHTTP(w, r)
+	return nil
 }
 
 // ServeHTTP is what happens to every request: mux → handle → guard → handler, and then finish, whatever became of it.
@@ -309,7 +297,7 @@ func requestID(r *http.Request) string {
 }
 
 // handle asks the guard, then the handler, and answers the error of either.
-func (s *service) handle(w *response, r *http.Request, h handler) {
+func (s *service) handle(w *response, r *http.Request, h func(*response, *http.Request) error) {
 	err := s.guard(w, r)
 	if err == nil {
 		err = h(w, r)
@@ -324,10 +312,10 @@ func (s *service) guard(w *response, r *http.Request) error {
 	origin, isDebug := r.Header.Get("Origin"), strings.HasPrefix(r.URL.Path, "/debug/")
 	if len(s.origins) > 0 {
 		w.Header().Set("Vary", "Origin")
-		if s.origins[origin] {
-			w.Header().Set("Access-Control-Allow-Origin", origin)
-			w.Header().Set("Access-Control-Allow-Credentials", "true")
-		}
+	}
+	if s.origins[origin] {
+		w.Header().Set("Access-Control-Allow-Origin", origin)
+		w.Header().Set("Access-Control-Allow-Credentials", "true")
 	}
 	switch {
 	case isDebug && !isDirect(r):
@@ -477,43 +465,34 @@ func (s *service) finish(w *response, r *http.Request, start time.Time) {
 		w.notes = append(w.notes, slog.Any("panic", panicked), slog.String("stack", string(debug.Stack())))
 	}
 	s.metrics.inFlight.Add(-1)
-	s.metrics.observe(endpoint{r.Method, route}, w.status, d, category, w.problem.Code)
-	if handler := s.log.Handler(); handler.Enabled(r.Context(), level) {
-		line := slog.NewRecord(start.Add(d), level, msg, 0) // a Logger would look up the caller, which nobody wants to know
-		line.AddAttrs(
-			slog.String("method", r.Method),
-			slog.String("route", route),
-			slog.String("path", printable(r.URL.Path)),
-			slog.Int("status", w.status),
-			slog.Duration("duration", d),
-			slog.Int("bytes", w.bytes),
-			slog.String("remote", r.RemoteAddr),
-			slog.String("request_id", w.requestID))
-		line.AddAttrs(w.notes...)
-		handler.Handle(r.Context(), line)
-	}
+	s.metrics.observe(r.Method, route, w.status, d, category, w.problem.Code)
+	s.log.LogAttrs(r.Context(), level, msg, append([]slog.Attr{
+		slog.String("method", r.Method),
+		slog.String("route", route),
+		slog.String("path", printable(r.URL.EscapedPath())),
+		slog.Int("status", w.status),
+		slog.Duration("duration", d),
+		slog.Int("bytes", w.bytes),
+		slog.String("remote", r.RemoteAddr),
+		slog.String("request_id", w.requestID),
+	}, w.notes...)...)
 	if panicked != nil && begun {
 		panic(http.ErrAbortHandler) // nobody may take half an answer for a whole one
 	}
 }
 
-// printable makes text that a client chose safe for a log line. It escapes, as a form does, what is not printable and
-// what could look like the end of a value and the beginning of another field.
+// printable makes text that a client chose safe for a log line: without what cannot be printed, and without what could
+// look like the end of a value and the beginning of another field.
 func printable(text string) string {
-	var b strings.Builder
-	b.Grow(len(text))
-	for _, c := range text {
-		if c == utf8.RuneError || !unicode.IsPrint(c) || strings.ContainsRune(` "%+=\`, c) {
-			b.WriteString(url.QueryEscape(string(c)))
-		} else {
-			b.WriteRune(c)
+	return strings.Map(func(c rune) rune {
+		if c == utf8.RuneError || !unicode.IsPrint(c) || strings.ContainsRune(` "=`, c) {
+			return '?'
 		}
-	}
-	return b.String()
+		return c
+	}, text)
 }
 
-// levelCritical is for what must not happen.
-const levelCritical = slog.LevelError + 4
+const levelCritical = slog.LevelError + 4 // for what must not happen
 
 // The operations guide greps for level names of which slog spells two in another way.
 var (
@@ -637,8 +616,7 @@ func notify(state string) {
 // go, systemd ends the service, with the stacks of all goroutines in the journal, and starts it again.
 func (s *service) watchdog() {
 	microseconds, _ := strconv.Atoi(os.Getenv("WATCHDOG_USEC"))
-	pid := os.Getenv("WATCHDOG_PID")
-	if microseconds <= 0 || pid != "" && pid != strconv.Itoa(os.Getpid()) {
+	if pid := os.Getenv("WATCHDOG_PID"); microseconds <= 0 || pid != "" && pid != strconv.Itoa(os.Getpid()) {
 		return
 	}
 	for range time.Tick(time.Duration(microseconds) * time.Microsecond / 2) {
@@ -646,9 +624,6 @@ func (s *service) watchdog() {
 		notify("WATCHDOG=1")
 	}
 }
-
-// lastWord is how long, once the listener is closed, a connection without a request may still send one.
-const lastWord = 500 * time.Millisecond
 
 // serve answers requests from ln until ctx ends, and then stops without losing one.
 func (s *service) serve(ctx context.Context, ln net.Listener) error {
@@ -671,34 +646,31 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	}
 	server.Protocols.SetHTTP1(true) // HTTP/2 is the business of the proxy in front
 	defer server.Close()
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(ln) }()
+	context.AfterFunc(ctx, func() {
+		s.draining.Store(true)
+		notify("STOPPING=1")
+		s.log.Info("stopping", "cause", context.Cause(ctx))
+		time.Sleep(s.drain)
+		ln.Close() // makes Serve return
+	})
 	s.log.Info("serving", "address", ln.Addr().String(), "version", s.version, "revision", s.revision)
 	notify("READY=1")
-	select {
-	case err := <-served:
+	if err := server.Serve(ln); ctx.Err() == nil {
 		return err
-	case <-ctx.Done():
 	}
-
-	s.draining.Store(true)
-	notify("STOPPING=1")
-	s.log.Info("stopping", "cause", context.Cause(ctx))
-	time.Sleep(s.drain)
-	ln.Close()
-	<-served
 	// Not Server.Shutdown: it drops requests that are just being read, and hangs up on clients that are just sending.
 	// Every connection gets the chance to end by "Connection: close"; who has nothing to say must be brief.
-	closed := time.Now()
-	for count(&open, http.StateActive) > 0 ||
-		count(&open, http.StateNew, http.StateIdle) > 0 && time.Since(closed) < lastWord {
-		if time.Since(closed) >= s.shutdownTimeout {
+	closed, patience := time.Now(), min(500*time.Millisecond, s.shutdownTimeout)
+	for {
+		waited := time.Since(closed)
+		if count(&open, http.StateActive) == 0 && (waited >= patience || count(&open, http.StateNew, http.StateIdle) == 0) {
+			s.log.Info("stopped")
+			return nil
+		} else if waited >= s.shutdownTimeout {
 			return fmt.Errorf("cut off requests that were not answered within %v", s.shutdownTimeout)
 		}
 		time.Sleep(time.Millisecond)
 	}
-	s.log.Info("stopped")
-	return nil
 }
 
 // count returns how many of the connections are in one of the states.

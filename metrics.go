@@ -4,7 +4,6 @@ package main
 // client can choose, so no client can make the page grow.
 
 import (
-	"cmp"
 	"maps"
 	"net/http"
 	"os"
@@ -37,14 +36,11 @@ type metrics struct {
 	inFlight atomic.Int64
 	created  atomic.Int64
 
-	mu        sync.Mutex // guards what follows
-	endpoints map[endpoint]*traffic
-	events    map[string]int // log lines by category
-	problems  map[string]int // error answers by error_code
+	mu        sync.Mutex          // guards what follows
+	endpoints map[string]*traffic // by their labels, method and route
+	events    map[string]int      // log lines by category
+	problems  map[string]int      // error answers by error_code
 }
-
-// endpoint is a mux pattern in its two parts.
-type endpoint struct{ method, route string }
 
 // traffic is what an endpoint has answered.
 type traffic struct {
@@ -56,13 +52,10 @@ type traffic struct {
 // newMetrics returns metrics in which all that an alert may divide by exists, at 0: with a series missing, a ratio is
 // no number, and a counter that is born at 1 has not increased.
 func newMetrics(routes []route) *metrics {
-	m := &metrics{endpoints: map[endpoint]*traffic{}, events: map[string]int{}, problems: map[string]int{}}
+	m := &metrics{endpoints: map[string]*traffic{}, events: map[string]int{}, problems: map[string]int{}}
 	for _, r := range routes {
-		success := http.StatusOK
-		if r.Method == http.MethodPost {
-			success = http.StatusCreated
-		}
-		m.endpoints[endpoint{r.Method, r.Path}] = &traffic{codes: map[int]int{success: 0, http.StatusInternalServerError: 0}}
+		success := map[string]int{"GET": http.StatusOK, "POST": http.StatusCreated}[r.Method]
+		m.endpoints[endpoint(r.Method, r.Path)] = &traffic{codes: map[int]int{success: 0, http.StatusInternalServerError: 0}}
 	}
 	m.events["ATTACK"], m.events["PERFORMANCE"] = 0, 0
 	for code, kind := range kinds {
@@ -74,14 +67,18 @@ func newMetrics(routes []route) *metrics {
 	return m
 }
 
+// endpoint is the labels of a mux pattern. There is nothing to escape in methods and routes.
+func endpoint(method, route string) string { return `method="` + method + `",route="` + route + `"` }
+
 // observe counts one answer and its log line. The category and the error_code may be empty.
-func (m *metrics) observe(e endpoint, status int, d time.Duration, category, code string) {
-	if !slices.Contains(methods, e.method) {
-		e.method = "other"
+func (m *metrics) observe(method, route string, status int, d time.Duration, category, code string) {
+	if !slices.Contains(methods, method) {
+		method = "other"
 	}
 	bucket, _ := slices.BinarySearch(bounds[:], d.Seconds()) // what is equal to a bound belongs below it
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	e := endpoint(method, route)
 	t := m.endpoints[e]
 	if t == nil {
 		t = &traffic{codes: map[int]int{}}
@@ -113,14 +110,12 @@ func (s *service) metricsPage(w *response, r *http.Request) error {
 func (m *metrics) write(p *page) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	order := slices.SortedFunc(maps.Keys(m.endpoints), func(a, b endpoint) int {
-		return cmp.Or(cmp.Compare(a.route, b.route), cmp.Compare(a.method, b.method))
-	})
+	order := slices.Sorted(maps.Keys(m.endpoints))
 	p.family("http_requests_total", "counter", "Requests answered, by mux pattern and status code.")
 	for _, e := range order {
 		codes := m.endpoints[e].codes
 		for _, code := range slices.Sorted(maps.Keys(codes)) {
-			p.sample("http_requests_total", labels("method", e.method, "route", e.route, "code", strconv.Itoa(code)), float64(codes[code]))
+			p.sample("http_requests_total", "{"+e+`,code="`+strconv.Itoa(code)+`"}`, float64(codes[code]))
 		}
 	}
 	const duration = "http_request_duration_seconds"
@@ -130,10 +125,10 @@ func (m *metrics) write(p *page) {
 		count := 0
 		for i, n := range t.buckets {
 			count += n
-			p.sample(duration+"_bucket", labels("method", e.method, "route", e.route, "le", boundLabels[i]), float64(count))
+			p.sample(duration+"_bucket", "{"+e+`,le="`+boundLabels[i]+`"}`, float64(count))
 		}
-		p.sample(duration+"_sum", labels("method", e.method, "route", e.route), t.seconds)
-		p.sample(duration+"_count", labels("method", e.method, "route", e.route), float64(count))
+		p.sample(duration+"_sum", "{"+e+"}", t.seconds)
+		p.sample(duration+"_count", "{"+e+"}", float64(count))
 	}
 	p.counters("log_events_total", "Log lines of requests, by category.", "category", m.events)
 	p.counters("task_errors_total", "Error answers, by the error_code in their body.", "error_code", m.problems)
@@ -165,42 +160,34 @@ func (s *service) writeState(p *page, now time.Time) {
 		}
 	}
 	p.scalar("process_start_time_seconds", "gauge", "Start of the process, in seconds since 1970.", float64(s.started.UnixMilli())/1e3)
-	readings, _ := s.process.fresh(now)
-	for _, r := range readings {
-		p.scalar(r.name, r.kind, r.help, r.value)
-	}
+	process, _ := s.process.fresh(now)
+	*p = append(*p, process...)
 }
 
-// scalar is a family of one sample without labels.
-type scalar struct {
-	name, kind, help string
-	value            float64
-}
-
-// readProcess reads what this process uses, for the sampler. What this system does not tell is left out.
-func readProcess() (known []scalar, err error) {
-	add := func(name, kind, help string, value float64) { known = append(known, scalar{name, kind, help, value}) }
-	p := &process.Process{Pid: int32(os.Getpid())}
-	if t, err := p.Times(); err == nil {
-		add("process_cpu_seconds_total", "counter", "CPU time used, user and system.", t.User+t.System)
+// readProcess reads what this process uses, for the sampler, as a part of the page. What this system does not tell is
+// left out.
+func readProcess() (p page, err error) {
+	self := &process.Process{Pid: int32(os.Getpid())}
+	if t, err := self.Times(); err == nil {
+		p.scalar("process_cpu_seconds_total", "counter", "CPU time used, user and system.", t.User+t.System)
 	}
-	if m, err := p.MemoryInfo(); err == nil {
-		add("process_resident_memory_bytes", "gauge", "Memory in use.", float64(m.RSS))
-		add("process_virtual_memory_bytes", "gauge", "Size of the address space.", float64(m.VMS))
+	if m, err := self.MemoryInfo(); err == nil {
+		p.scalar("process_resident_memory_bytes", "gauge", "Memory in use.", float64(m.RSS))
+		p.scalar("process_virtual_memory_bytes", "gauge", "Size of the address space.", float64(m.VMS))
 	}
-	if n, err := p.NumFDs(); err == nil {
-		add("process_open_fds", "gauge", "Open file descriptors.", float64(n))
+	if n, err := self.NumFDs(); err == nil {
+		p.scalar("process_open_fds", "gauge", "Open file descriptors.", float64(n))
 	}
-	limits, _ := p.Rlimit()
+	limits, _ := self.Rlimit()
 	for _, limit := range limits {
 		switch limit.Resource {
 		case process.RLIMIT_NOFILE:
-			add("process_max_fds", "gauge", "File descriptors that may be open.", float64(limit.Soft))
+			p.scalar("process_max_fds", "gauge", "File descriptors that may be open.", float64(limit.Soft))
 		case process.RLIMIT_AS:
-			add("process_virtual_memory_max_bytes", "gauge", "Size that the address space may have.", float64(limit.Soft))
+			p.scalar("process_virtual_memory_max_bytes", "gauge", "Most address space.", float64(limit.Soft))
 		}
 	}
-	return known, nil
+	return p, nil
 }
 
 // runtimeFamilies are the families that stock Go dashboards draw, each the sum of some metrics of runtime/metrics, which

@@ -4,13 +4,12 @@ package main
 
 import (
 	"crypto/rand"
-	"errors"
 	"sync"
 	"time"
 )
 
-// errFull says that the store holds as many tasks as it may.
-var errFull = errors.New("the store is full")
+// storeFull says why a task cannot be added.
+const storeFull = "the store is full"
 
 // store keeps tasks in memory, in order of creation. Its methods may be called concurrently, and none takes longer
 // because more tasks are stored.
@@ -37,8 +36,8 @@ func newStore() *store {
 	return s
 }
 
-// add stores a new task and returns it. When the store is full it returns errFull and has changed nothing.
-func (s *store) add(name, userID string) (Task, error) {
+// add stores a new task and returns it. ok is false if the store is full; nothing has changed then.
+func (s *store) add(name, userID string) (task Task, ok bool) {
 	e := &entry{task: Task{
 		ID:        "task_" + rand.Text(), // 130 random bits, letters and digits: no guess hits, no two collide
 		Name:      name,
@@ -49,12 +48,12 @@ func (s *store) add(name, userID string) (Task, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.byID) >= s.capacity {
-		return Task{}, errFull
+		return task, false
 	}
 	s.byID[e.task.ID] = e
 	s.last.next = e
 	s.last = e
-	return e.task, nil
+	return e.task, true
 }
 
 // get returns the task with this id, and whether there is one.

@@ -23,14 +23,6 @@ import (
 	"unicode/utf8"
 )
 
-const (
-	maxBody     = 64 << 10 // bytes of a request body
-	maxText     = 100      // code points of a task_name or user_id
-	maxDetails  = 20       // faults told in one answer
-	defaultPage = 100      // tasks
-	maxPage     = 1000     // tasks
-)
-
 // Task is what the service is about. The struct is its JSON form, too.
 type Task struct {
 	ID        string `json:"task_id"` // set by the store; safe in a URL
@@ -54,9 +46,9 @@ func (s *service) createTask(w *response, r *http.Request) error {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 		return refuse("RATE_LIMITED", "too many tasks are being created; try again later")
 	}
-	task, err := s.store.add(name, userID)
-	if err != nil {
-		return refuse("STORE_FULL", err.Error())
+	task, ok := s.store.add(name, userID)
+	if !ok {
+		return refuse("STORE_FULL", storeFull)
 	}
 	s.metrics.created.Add(1)
 	w.notes = append(w.notes, slog.String("task_id", task.ID), slog.String("user_id", printable(task.UserID)))
@@ -88,33 +80,33 @@ func (s *service) storage(w *response, r *http.Request) error {
 
 // sendPage answers with the part of the list of tasks that the query asks for, and with stats if there are any.
 func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) error {
-	limit, after := defaultPage, ""
-	var faults faults
+	limit, after := 100, ""
+	invalid := refuse("VALIDATION_ERROR", "the request breaks the rules in details")
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		faults.add("query", "INVALID_VALUE", "the query string is not well formed")
+		invalid.add("query", "INVALID_VALUE", "the query string is not well formed")
 	}
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		values := query[name]
 		switch n, err := strconv.Atoi(values[0]); {
 		case name != "limit" && name != "after":
-			faults.add(name, "UNKNOWN_FIELD", "this parameter is not known")
+			invalid.add(name, "UNKNOWN_FIELD", "this parameter is not known")
 		case len(values) > 1 || values[0] == "":
-			faults.add(name, "INVALID_VALUE", "this parameter has one value, which is not empty")
+			invalid.add(name, "INVALID_VALUE", "this parameter has one value, which is not empty")
 		case name == "after":
 			after = values[0]
-		case err != nil || n < 1 || n > maxPage:
-			faults.add("limit", "INVALID_VALUE", "limit is a whole number from 1 to 1000")
+		case err != nil || n < 1 || n > 1000:
+			invalid.add("limit", "INVALID_VALUE", "limit is a whole number from 1 to 1000")
 		default:
 			limit = n
 		}
 	}
 	tasks, next, ok := s.store.page(after, limit)
 	if !ok {
-		faults.add("after", "INVALID_VALUE", "there is no such task to continue after")
+		invalid.add("after", "INVALID_VALUE", "there is no such task to continue after")
 	}
-	if err := faults.problem(); err != nil {
-		return err
+	if len(invalid.Details) > 0 {
+		return invalid
 	}
 	return w.sendJSON(http.StatusOK, struct {
 		Stats map[string]any `json:"storage_stats,omitempty"`
@@ -131,41 +123,41 @@ func parseTask(w *response, r *http.Request) (name, userID string, err error) {
 		return "", "", err
 	}
 	// A map, not a struct: encoding/json would take TASK_NAME for task_name, null for an empty string, and stop at the
-	// first unknown field. An overflowing number is the one error after which the object is complete (and holds null).
-	var value any
-	err = json.Unmarshal(body, &value)
-	object, isObject := value.(map[string]any)
-	if _, overflow := errors.AsType[*json.UnmarshalTypeError](err); err != nil && !overflow {
-		return "", "", refuse("MALFORMED_JSON", "the body is not valid JSON: "+err.Error())
-	} else if !isObject {
-		return "", "", refuse("MALFORMED_JSON", "the body is not a JSON object")
+	// first unknown field. The map is nil if the body is anything but one JSON object. The one error that leaves it
+	// complete is a number that overflows, and stands as null.
+	var object map[string]any
+	if json.Unmarshal(body, &object); object == nil {
+		return "", "", refuse("MALFORMED_JSON", "the body is not one valid JSON object")
 	}
-	var faults faults
+	invalid := refuse("VALIDATION_ERROR", "the request breaks the rules in details")
 	take := func(field, absent string) string { // absent is the value of an optional field that is not there
 		given, present := object[field]
 		delete(object, field)
 		if text, isString := given.(string); isString {
-			return faults.text(field, text)
+			return invalid.text(field, text)
 		} else if present {
-			faults.add(field, "INVALID_TYPE", "this field is a string")
+			invalid.add(field, "INVALID_TYPE", "this field is a string")
 		} else if absent == "" {
-			faults.add(field, "REQUIRED", "this field is missing")
+			invalid.add(field, "REQUIRED", "this field is missing")
 		}
 		return absent
 	}
 	name, userID = take("task_name", ""), take("user_id", "system")
 	for _, field := range slices.Sorted(maps.Keys(object)) {
-		faults.add(field, "UNKNOWN_FIELD", "this field is not known")
+		invalid.add(field, "UNKNOWN_FIELD", "this field is not known")
 	}
-	return name, userID, faults.problem()
+	if len(invalid.Details) > 0 {
+		return "", "", invalid
+	}
+	return name, userID, nil
 }
+
+// maxBody is the most bytes that a body may have.
+const maxBody = 64 << 10
 
 // readJSON returns the body of a request that says it is JSON: at most maxBody bytes of valid UTF-8.
 func readJSON(w *response, r *http.Request) ([]byte, error) {
-	kind := r.Header.Get("Content-Type")
-	if kind != "application/json" { // the common spelling needs no parser
-		kind, _, _ = mime.ParseMediaType(kind)
-	}
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if coding := r.Header.Get("Content-Encoding"); kind != "application/json" || coding != "" && coding != "identity" {
 		return nil, refuse("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json, not compressed")
 	}
@@ -202,8 +194,8 @@ type problem struct {
 
 func (p *problem) Error() string { return p.Message }
 
-func refuse(code, message string, details ...fault) *problem {
-	return &problem{Code: code, Message: message, Details: append([]fault{}, details...)} // [] in JSON, not null
+func refuse(code, message string) *problem {
+	return &problem{Code: code, Message: message, Details: []fault{}} // [] in JSON, not null
 }
 
 // kinds has every error_code of the service, the status of the answer that carries it, and the category of its log
@@ -233,45 +225,31 @@ type fault struct {
 	Message string `json:"message"`
 }
 
-// faults collects all that is wrong with a request, so that its sender need not mend one thing at a time.
-type faults struct {
-	list   []fault
-	attack bool
-}
-
-func (f *faults) add(field, code, message string) {
-	f.list = append(f.list, fault{Field: field, Code: code, Message: message})
+// add notes one more fault: a request is told all that is wrong with it, or at least the first 20 things.
+func (p *problem) add(field, code, message string) {
+	if len(p.Details) < 20 {
+		p.Details = append(p.Details, fault{field, code, message})
+	}
 }
 
 // text judges the value of a text field and returns it without the white space around it.
-func (f *faults) text(field, given string) string {
+func (p *problem) text(field, given string) string {
 	text := strings.TrimSpace(given)
 	switch n := utf8.RuneCountInString(text); {
 	case n == 0:
-		f.add(field, "REQUIRED", "this field is empty")
-	case n > maxText:
-		f.add(field, "TOO_LONG", "this field has more than 100 characters")
+		p.add(field, "REQUIRED", "this field is empty")
+	case n > 100:
+		p.add(field, "TOO_LONG", "this field has more than 100 characters")
 	}
 	control := strings.ContainsFunc(text, unicode.IsControl)
 	if control || strings.ContainsRune(text, utf8.RuneError) {
-		f.add(field, "INVALID_CHARACTER", "this field has a control character or damaged text in it")
-		f.attack = f.attack || control
+		p.add(field, "INVALID_CHARACTER", "this field has a control character or damaged text in it")
+		p.attack = p.attack || control
 	}
 	if len(text) < len(given) {
 		text = strings.Clone(text) // the store must not keep 60 KiB of blanks alive for the sake of a short name
 	}
 	return text
-}
-
-// problem returns a *problem with the first maxDetails faults, or nil if there is no fault.
-func (f *faults) problem() error {
-	if len(f.list) == 0 {
-		return nil
-	}
-	message := "the request breaks " + strconv.Itoa(len(f.list)) + " rule(s); see details"
-	p := refuse("VALIDATION_ERROR", message, f.list[:min(len(f.list), maxDetails)]...)
-	p.attack = f.attack
-	return p
 }
 
 // fail answers with the error envelope. An error that is no *problem tells the client nothing of the inside.
@@ -299,24 +277,20 @@ func (w *response) sendJSON(status int, v any) error {
 // bucket, told as the time at which all tokens but those flown in since would have been used (GCRA).
 type limiter struct {
 	rate int
-
 	mu   sync.Mutex // guards used
-	used time.Time
+	used int64      // in nanoseconds since 1970
 }
 
 // take takes a token and returns 0, or returns how long it will be until there is one.
 func (l *limiter) take(now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.rate == 0 {
 		return 0
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if full := now.Add(-time.Second); l.used.Before(full) {
-		l.used = full
-	}
-	used := l.used.Add(time.Second / time.Duration(l.rate))
-	if used.After(now) {
-		return used.Sub(now)
+	used := max(l.used, now.UnixNano()-1e9) + 1e9/int64(l.rate)
+	if wait := used - now.UnixNano(); wait > 0 {
+		return time.Duration(wait)
 	}
 	l.used = used
 	return 0
