@@ -134,7 +134,7 @@ func (res *resource) facts(u usage) map[string]any {
 	return facts
 }
 
-// startSampler reads every gauge once, and then in the background for as long as the process lives.
+// startSampler returns when everything has been read once, and goes on for as long as the process lives.
 func (s *service) startSampler() {
 	s.process.start(s.log)
 	for _, res := range s.host {
@@ -155,14 +155,11 @@ type reading[T any] struct {
 	err   error
 }
 
-// start begins to read the gauge, in a goroutine of its own: a disk that hangs makes its own reading old, and no other.
+// start reads the gauge now and again at each sampleInterval, after the first time in a goroutine of its own: a disk that
+// hangs makes its own reading old, and no other.
 func (g *gauge[T]) start(log *slog.Logger) {
 	g.sample(log)
-	go func() {
-		for range time.Tick(sampleInterval) {
-			g.sample(log)
-		}
-	}()
+	time.AfterFunc(sampleInterval, func() { g.start(log) })
 }
 
 // sample reads the gauge. Why a reading failed is only for the log.

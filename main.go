@@ -197,7 +197,7 @@ func (s *service) parseFlags(args []string, stdout io.Writer) error {
 		return flag.ErrHelp
 	}
 	var level slog.Level
-	notLevel := level.UnmarshalText([]byte(fromGuide.Replace(strings.ToUpper(*logLevel))))
+	isLevel := level.UnmarshalText([]byte(fromGuide.Replace(strings.ToUpper(*logLevel)))) == nil
 	absurd := func(res *resource) bool { return !(res.high >= 0 && res.high <= 100) }
 	for rule, kept := range map[string]bool{
 		"no argument follows the flags":                              fs.NArg() == 0,
@@ -205,7 +205,7 @@ func (s *service) parseFlags(args []string, stdout io.Writer) error {
 		"-rate must not be negative":                                 s.limiter.rate >= 0,
 		"-tls-cert and -tls-key need each other":                     (s.certFile == "") == (s.keyFile == ""),
 		"-log-format must be text or json":                           *logFormat == "text" || *logFormat == "json",
-		"-log-level must be debug, info, warning, error or critical": notLevel == nil,
+		"-log-level must be debug, info, warning, error or critical": isLevel,
 		"-cpu-high, -memory-high and -disk-high are from 0 to 100":   !slices.ContainsFunc(s.host, absurd),
 		"-slow, -drain and -shutdown-timeout must not be negative":   min(s.slow, s.drain, s.shutdownTimeout) >= 0,
 	} {
@@ -289,11 +289,10 @@ func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 // requestID is the client's X-Request-Id if it is 1 to 64 of A-Za-z0-9._-, else a fresh one, which need not be secret.
 func requestID(r *http.Request) string {
 	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
-	id := r.Header.Get("X-Request-Id")
-	if id == "" || len(id) > 64 || strings.Trim(id, allowed) != "" {
-		return strconv.FormatUint(rand.Uint64(), 36)
+	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 64 && strings.Trim(id, allowed) == "" {
+		return id
 	}
-	return id
+	return strconv.FormatUint(rand.Uint64(), 36)
 }
 
 // handle asks the guard, then the handler, and answers the error of either.
@@ -310,9 +309,7 @@ func (s *service) handle(w *response, r *http.Request, h func(*response, *http.R
 // guard decides who may ask. It comes after the mux, so that what it refuses is counted and logged under its route.
 func (s *service) guard(w *response, r *http.Request) error {
 	origin, isDebug := r.Header.Get("Origin"), strings.HasPrefix(r.URL.Path, "/debug/")
-	if len(s.origins) > 0 {
-		w.Header().Set("Vary", "Origin")
-	}
+	w.Header().Set("Vary", "Origin")
 	if s.origins[origin] {
 		w.Header().Set("Access-Control-Allow-Origin", origin)
 		w.Header().Set("Access-Control-Allow-Credentials", "true")
@@ -586,7 +583,8 @@ func (l *logFile) run(log *slog.Logger) {
 	}
 }
 
-// listen returns the socket that systemd passed (sd_listen_fds(3)) or else a new one, with TLS if that is configured.
+// listen returns the socket that systemd passed (sd_listen_fds(3)) or else a new one, with TLS if that is configured. It
+// offers no HTTP/2: that is the business of a proxy in front.
 func (s *service) listen() (ln net.Listener, err error) {
 	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		ln, err = net.Listen("tcp", s.addr)
@@ -641,10 +639,8 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 				open.Delete(conn)
 			}
 		},
-		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
-		Protocols: new(http.Protocols),
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
-	server.Protocols.SetHTTP1(true) // HTTP/2 is the business of the proxy in front
 	defer server.Close()
 	context.AfterFunc(ctx, func() {
 		s.draining.Store(true)

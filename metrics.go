@@ -24,7 +24,8 @@ import (
 // where alerts compare. As text, because Prometheus 3 would rename le="1".
 var (
 	bounds      = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5}
-	boundLabels = [...]string{"0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "+Inf"}
+	boundLabels = [...]string{"0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0",
+		"2.5", "+Inf"}
 )
 
 // methods are those of RFC 9110 and RFC 5789. A request with another one is counted as "other", and a request that no
@@ -59,10 +60,7 @@ func newMetrics(routes []route) *metrics {
 	}
 	m.events["ATTACK"], m.events["PERFORMANCE"] = 0, 0
 	for code, kind := range kinds {
-		m.problems[code] = 0
-		if kind.category != "" {
-			m.events[kind.category] = 0
-		}
+		m.problems[code], m.events[kind.category] = 0, 0
 	}
 	return m
 }
@@ -87,12 +85,8 @@ func (m *metrics) observe(method, route string, status int, d time.Duration, cat
 	t.codes[status]++
 	t.buckets[bucket]++
 	t.seconds += d.Seconds()
-	if category != "" {
-		m.events[category]++
-	}
-	if code != "" {
-		m.problems[code]++
-	}
+	m.events[category]++
+	m.problems[code]++
 }
 
 // metricsPage: GET /metrics. The page is complete before it is sent, because half of it would be valid, too.
@@ -159,7 +153,7 @@ func (s *service) writeState(p *page, now time.Time) {
 			p.sample("system_sample_age_seconds", labels("reading", res.name), now.Sub(last.at).Seconds())
 		}
 	}
-	p.scalar("process_start_time_seconds", "gauge", "Start of the process, in seconds since 1970.", float64(s.started.UnixMilli())/1e3)
+	p.scalar("process_start_time_seconds", "gauge", "Start, since 1970.", float64(s.started.UnixMilli())/1e3)
 	process, _ := s.process.fresh(now)
 	*p = append(*p, process...)
 }
@@ -248,7 +242,8 @@ func (p *page) writeRuntime() {
 	p.sample("go_gc_duration_seconds_sum", "", gc.PauseTotal.Seconds())
 	p.sample("go_gc_duration_seconds_count", "", float64(gc.NumGC))
 	if gc.NumGC > 0 {
-		p.scalar("go_memstats_last_gc_time_seconds", "gauge", "End of the last collection, since 1970.", float64(gc.LastGC.UnixMilli())/1e3)
+		lastGC := float64(gc.LastGC.UnixMilli()) / 1e3
+		p.scalar("go_memstats_last_gc_time_seconds", "gauge", "End of the last collection, since 1970.", lastGC)
 	}
 }
 
@@ -272,9 +267,10 @@ func (p *page) scalar(name, kind, help string, value float64) {
 	p.sample(name, "", value)
 }
 
-// counters adds a family of counters that differ in one label.
+// counters adds a family of counters that differ in one label. What was counted without one is of no interest.
 func (p *page) counters(name, help, label string, counts map[string]int) {
 	p.family(name, "counter", help)
+	delete(counts, "")
 	for _, value := range slices.Sorted(maps.Keys(counts)) {
 		p.sample(name, labels(label, value), float64(counts[value]))
 	}

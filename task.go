@@ -61,11 +61,10 @@ func (s *service) createTask(w *response, r *http.Request) error {
 
 // getTask: GET /api/tasks/{task_id}.
 func (s *service) getTask(w *response, r *http.Request) error {
-	task, ok := s.store.get(r.PathValue("task_id"))
-	if !ok {
-		return refuse("NOT_FOUND", "there is no such task")
+	if task, ok := s.store.get(r.PathValue("task_id")); ok {
+		return w.sendJSON(http.StatusOK, task)
 	}
-	return w.sendJSON(http.StatusOK, task)
+	return refuse("NOT_FOUND", "there is no such task")
 }
 
 // listTasks: GET /api/tasks.
