@@ -47,8 +47,7 @@ func (s *service) liveness(w *response, r *http.Request) error {
 	return w.sendJSON(200, s.summary("alive", ""))
 }
 
-// readiness: GET /health/readiness, for who sends traffic here. A busy host is ready: turning away from the only
-// instance would make the outage.
+// readiness: GET /health/readiness, for who sends traffic here. A busy host is ready: it is the only one there is.
 func (s *service) readiness(w *response, r *http.Request) error {
 	for _, c := range s.checks(time.Now()) {
 		if c.reason != "" && c.name != "system_resources" {

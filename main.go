@@ -332,8 +332,7 @@ func (s *service) guard(w *response, r *http.Request) error {
 	return nil
 }
 
-// isDirect reports whether the client is on this host. A proxy on this host is, too, whoever it speaks for; the headers
-// that proxies add give it away.
+// isDirect reports whether the client is on this host, and not a proxy on this host: their headers give them away.
 func isDirect(r *http.Request) bool {
 	proxied := r.Header["X-Forwarded-For"] != nil || r.Header["Forwarded"] != nil || r.Header["X-Real-Ip"] != nil
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
@@ -538,8 +537,7 @@ func (l *logFile) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// flush writes the waiting lines. Meanwhile the others wait: a log that cannot be written slows the service down, and
-// does not fill its memory.
+// flush writes the waiting lines. Others wait for it: a log that is slow must not fill the memory.
 func (l *logFile) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

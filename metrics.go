@@ -130,8 +130,7 @@ func (m *metrics) write(p *page) {
 	p.scalar("tasks_created_total", "counter", "Tasks created since the start.", float64(m.created.Load()))
 }
 
-// writeState adds the store, the checks, and the readings of the sampler. What is not known is left out: 0 would be a
-// lie, and NaN spoils every sum.
+// writeState adds store, checks and readings. What is not known is left out: 0 would be a lie, and NaN spoils sums.
 func (s *service) writeState(p *page, now time.Time) {
 	p.scalar("tasks_stored", "gauge", "Tasks in the store.", float64(s.store.len()))
 	p.scalar("tasks_capacity", "gauge", "Tasks that the store can hold.", float64(s.store.capacity))
@@ -158,8 +157,7 @@ func (s *service) writeState(p *page, now time.Time) {
 	*p = append(*p, process...)
 }
 
-// readProcess reads what this process uses, for the sampler, as a part of the page. What this system does not tell is
-// left out.
+// readProcess reads what this process uses, for the sampler, as a part of the page. What is not known is left out.
 func readProcess() (p page, err error) {
 	self := &process.Process{Pid: int32(os.Getpid())}
 	if t, err := self.Times(); err == nil {
@@ -184,9 +182,8 @@ func readProcess() (p page, err error) {
 	return p, nil
 }
 
-// runtimeFamilies are the families that stock Go dashboards draw, each the sum of some metrics of runtime/metrics, which
-// reads them in a microsecond; runtime.ReadMemStats would stop the world. A source without a slash in front is one of
-// the memory classes.
+// runtimeFamilies are what stock Go dashboards draw, each the sum of some metrics of runtime/metrics, which is read in a
+// microsecond; runtime.ReadMemStats would stop the world. A source without a slash in front is a memory class.
 var runtimeFamilies = []struct{ name, kind, help, sources string }{
 	{"go_goroutines", "gauge", "Goroutines that exist.", "/sched/goroutines:goroutines"},
 	{"go_threads", "gauge", "Threads of the runtime.", "/sched/threads/total:threads"},
@@ -241,8 +238,7 @@ func (p *page) writeRuntime() {
 	}
 	p.sample("go_gc_duration_seconds_sum", "", gc.PauseTotal.Seconds())
 	p.sample("go_gc_duration_seconds_count", "", float64(gc.NumGC))
-	if gc.NumGC > 0 {
-		lastGC := float64(gc.LastGC.UnixMilli()) / 1e3
+	if lastGC := float64(gc.LastGC.UnixMilli()) / 1e3; lastGC > 0 {
 		p.scalar("go_memstats_last_gc_time_seconds", "gauge", "End of the last collection, since 1970.", lastGC)
 	}
 }

@@ -32,8 +32,7 @@ type Task struct {
 	CreatedAt string `json:"created_at"`
 }
 
-// timestamp is the form of every time in an answer: RFC 3339 in UTC, in whole seconds, because load tools count bodies
-// of changing length as failed.
+// timestamp returns RFC 3339 in UTC and whole seconds: load tools count bodies of changing length as failed.
 func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
 // createTask: POST /api/tasks.
@@ -197,8 +196,7 @@ func refuse(code, message string) *problem {
 	return &problem{Code: code, Message: message, Details: []fault{}} // [] in JSON, not null
 }
 
-// kinds has every error_code of the service, the status of the answer that carries it, and the category of its log
-// line, which may be none.
+// kinds has every error_code, the status of the answer that carries it, and the category of its log line, if any.
 var kinds = map[string]struct {
 	status   int
 	category string

@@ -1,0 +1,65 @@
+# Targets of the Task Management API. "make" alone lists them.
+
+GO          ?= go
+PREFIX      ?= /usr/local
+UNITDIR     ?= $(PREFIX)/lib/systemd/system
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
+FUZZTIME    ?= 10s
+
+# The race detector needs a C compiler; where there is none, the tests run without it and say so.
+RACE := $(shell test "$$($(GO) env CGO_ENABLED)" = 1 && echo -race)
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test bench fuzz lint vuln cross check-deploy install uninstall clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+run: ## serve on 127.0.0.1:8000
+	$(GO) run .
+
+build: ## build ./taskapi, stamped with version and revision
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o taskapi .
+
+test: ## vet, gofmt and all tests, under the race detector
+	$(GO) vet ./...
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	@test -n "$(RACE)" || echo "no C compiler: the race detector is off"
+	$(GO) test $(RACE) -shuffle=on ./...
+
+bench: ## benchmarks, the service beside a bare net/http floor
+	$(GO) test -run '^$$' -bench . -benchmem -cpu 1 ./...
+
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	@for target in $$($(GO) test -list '^Fuzz' . | grep ^Fuzz); do \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) . || exit 1; done
+
+lint: ## staticcheck, go fix and go mod tidy find nothing to say
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) fix -diff ./...
+	$(GO) mod tidy -diff
+
+vuln: ## known vulnerabilities in dependencies and toolchain (asks a database on the network)
+	$(GO) run $(GOVULNCHECK) ./...
+
+cross: ## build for every supported system
+	@for system in linux darwin windows freebsd; do for arch in amd64 arm64; do echo $$system/$$arch; \
+		CGO_ENABLED=0 GOOS=$$system GOARCH=$$arch $(GO) build -o /dev/null . || exit 1; done; done
+
+check-deploy: ## prove deploy/ with the real programs (Debian, as root)
+	deploy/check.sh
+
+install: build ## install binary, units and log rotation (DESTDIR, PREFIX)
+	install -D -m 755 taskapi $(DESTDIR)$(PREFIX)/bin/taskapi
+	install -D -m 644 deploy/taskapi.service $(DESTDIR)$(UNITDIR)/taskapi.service
+	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(DESTDIR)$(UNITDIR)/taskapi.service
+	install -D -m 644 deploy/taskapi.socket $(DESTDIR)$(UNITDIR)/taskapi.socket
+	install -D -m 644 deploy/logrotate.conf $(DESTDIR)/etc/logrotate.d/taskapi
+
+uninstall: ## remove what install has installed
+	rm -f $(DESTDIR)$(PREFIX)/bin/taskapi $(DESTDIR)$(UNITDIR)/taskapi.service \
+		$(DESTDIR)$(UNITDIR)/taskapi.socket $(DESTDIR)/etc/logrotate.d/taskapi
+
+clean: ## remove what build has built
+	rm -f taskapi
