@@ -152,7 +152,7 @@ func (s *service) writeState(p *page, now time.Time) {
 			p.sample("system_sample_age_seconds", labels("reading", res.name), now.Sub(last.at).Seconds())
 		}
 	}
-	p.scalar("process_start_time_seconds", "gauge", "Start, since 1970.", float64(s.started.UnixMilli())/1e3)
+	p.scalar("process_start_time_seconds", "gauge", "Start of the process, as Unix time.", float64(s.started.UnixMilli())/1e3)
 	process, _ := s.process.fresh(now)
 	*p = append(*p, process...)
 }
@@ -176,7 +176,7 @@ func readProcess() (p page, err error) {
 		case process.RLIMIT_NOFILE:
 			p.scalar("process_max_fds", "gauge", "File descriptors that may be open.", float64(limit.Soft))
 		case process.RLIMIT_AS:
-			p.scalar("process_virtual_memory_max_bytes", "gauge", "Most address space.", float64(limit.Soft))
+			p.scalar("process_virtual_memory_max_bytes", "gauge", "Size that the address space may have.", float64(limit.Soft))
 		}
 	}
 	return p, nil
@@ -194,7 +194,7 @@ var runtimeFamilies = []struct{ name, kind, help, sources string }{
 	{"go_memstats_alloc_bytes_total", "counter", "Heap allocated since the start.", "/gc/heap/allocs:bytes"},
 	{"go_memstats_mallocs_total", "counter", "Objects allocated.", "/gc/heap/allocs:objects /gc/heap/tiny/allocs:objects"},
 	{"go_memstats_frees_total", "counter", "Objects freed.", "/gc/heap/frees:objects /gc/heap/tiny/allocs:objects"},
-	{"go_memstats_heap_alloc_bytes", "gauge", "Heap in use by objects, once more.", "heap/objects"},
+	{"go_memstats_heap_alloc_bytes", "gauge", "Heap in use by objects, under its other name.", "heap/objects"},
 	{"go_memstats_heap_sys_bytes", "gauge", "Heap from the system.", "heap/objects heap/unused heap/released heap/free"},
 	{"go_memstats_heap_idle_bytes", "gauge", "Heap in unused spans.", "heap/released heap/free"},
 	{"go_memstats_heap_inuse_bytes", "gauge", "Heap in used spans.", "heap/objects heap/unused"},
@@ -239,7 +239,7 @@ func (p *page) writeRuntime() {
 	p.sample("go_gc_duration_seconds_sum", "", gc.PauseTotal.Seconds())
 	p.sample("go_gc_duration_seconds_count", "", float64(gc.NumGC))
 	if lastGC := float64(gc.LastGC.UnixMilli()) / 1e3; lastGC > 0 {
-		p.scalar("go_memstats_last_gc_time_seconds", "gauge", "End of the last collection, since 1970.", lastGC)
+		p.scalar("go_memstats_last_gc_time_seconds", "gauge", "End of the last collection, as Unix time.", lastGC)
 	}
 }
 
