@@ -1,0 +1,148 @@
+# The shipped units in a real systemd, with Debian's own nginx, rsyslog and logrotate units around them: this machine's
+# own files, booted in a container. All that is written there stays in memory, no service of this machine is started, and
+# its loopback is its own, so that all shipped files keep their ports and paths.
+need systemd-container systemd nginx-light rsyslog logrotate psmisc hey openssl make
+
+machine=$work/machine
+mkdir -p "$machine"/{memory,root,kit/etc/{taskapi,nginx/conf.d,rsyslog.d,ssl/certs,ssl/private}}
+
+# What an operator puts there: make install, a token, a certificate, and the two files that are not for every host. One
+# address may ask more often than shipped, because the load comes from one.
+env -u MAKEFLAGS -u MAKELEVEL make -s -C "$repo" install DESTDIR="$machine/kit"
+echo secret >"$machine/kit/etc/taskapi/token"
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tasks.example 2>/dev/null \
+  -keyout "$machine/kit/etc/ssl/private/taskapi.key" -out "$machine/kit/etc/ssl/certs/taskapi.pem"
+sed 's|rate=50r/s|rate=1000000r/s|' "$deploy/nginx.conf" >"$machine/kit/etc/nginx/conf.d/taskapi.conf"
+cp "$deploy/rsyslog.conf" "$machine/kit/etc/rsyslog.d/30-taskapi.conf"
+chmod -R go-w "$machine/kit"
+chmod 700 "$machine/kit/etc/taskapi" "$machine/kit/etc/ssl/private"
+
+# boot: becomes the container. The mounts are in a namespace of its own and end with it.
+# shellcheck disable=SC2016
+boot='
+  cd "$1" && mount -t tmpfs tmpfs memory && mkdir memory/new memory/work &&
+    mount -t overlay overlay -o lowerdir=/,upperdir=memory/new,workdir=memory/work root &&
+    cp -a kit/. root || exit
+  rm -f root/etc/systemd/system/*.target.wants/* root/etc/nginx/sites-enabled/*
+  exec systemd-nspawn --quiet --register=no --keep-unit --private-network --link-journal=no --console=pipe \
+    --machine=taskapi-check --directory=root --boot'
+
+# on COMMAND…: runs COMMAND in the container. net COMMAND…: runs it here, with the network of the container.
+init() { pgrep -P "$(cat "$work/machine.pid")"; }
+on() { nsenter --target "$(init)" --all env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
+net() { nsenter --target "$(init)" --net "$@"; }
+
+if [ "$(id -u)" -ne 0 ]; then
+  skip "the units in a real systemd" "needs root"
+  return 0
+fi
+background machine unshare --mount --propagation private bash -c "$boot" - "$machine"
+if ! until_true 30 on systemctl is-active multi-user.target >/dev/null 2>&1; then
+  skip "the units in a real systemd" "none boots on this machine: $(tail -n 1 "$work/machine.log")"
+  return 0
+fi
+
+log=/var/log/taskapi/taskapi.log
+post=(curl -sk --max-time 10 -o /dev/null -w '%{http_code}' -H 'Content-Type: application/json' -d '{"task_name":"a"}')
+direct=http://127.0.0.1:8000/api/tasks
+show() { on systemctl show --value --property "$1" taskapi.service; }
+
+# answer CODE CURL-ARGUMENTS…: a POST gets CODE.
+answer() {
+  local want=$1 got
+  shift
+  got=$(net "${post[@]}" "$@")
+  [ "$got" = "$want" ] || { echo "status $got, wanted $want"; return 1; }
+}
+needs_token() { answer 401 "$direct" && answer 201 -H 'Authorization: Bearer secret' "$direct"; }
+reads_host() {
+  net curl -fsS http://127.0.0.1:8000/health/detailed |
+    jq -e '[.checks.system_resources | .cpu, .memory, .disk | .usage_percent] | all(. > 0)'
+}
+confined() {
+  local line
+  on cat "/proc/$(show MainPID)/status" "/proc/$(show MainPID)/limits" >"$machine/process"
+  # systemd may not raise the limit of open files above this machine's own, where that is fixed.
+  for line in 'CapBnd:\s*0+$' 'NoNewPrivs:\s*1$' 'Seccomp:\s*2$' 'Uid:\s*6[1-5][0-9]{3}\s' \
+    "Max open files +(65536|$(ulimit -Hn)) "; do
+    grep -E "$line" "$machine/process" || { echo "not found: $line"; return 1; }
+  done
+  [ "$(on ls -A "/proc/$(show MainPID)/root/root")" = "" ]
+}
+created() { on journalctl --sync && on journalctl -u taskapi.service -o cat | grep -c status=201; }
+
+# nothing_lost: every answer was 201, and the journal has as many lines of created tasks.
+nothing_lost() {
+  grep -A99 'Status code distribution' "$work/load.log"
+  echo "$(($(created) - before)) tasks created"
+  [ "$restarts" -ge 3 ] && [ "$answered" -eq 50000 ] && [ "$(grep -cE '^ *\[' "$work/load.log")" -eq 1 ] &&
+    [ "$answered" -eq $(($(created) - before)) ]
+}
+
+# The client connects while there is no service, and is answered by the next one.
+killed() {
+  local pid
+  pid=$(show MainPID)
+  on kill -KILL "$pid" && answer 201 -H 'Authorization: Bearer secret' "$direct" && [ "$(show MainPID)" != "$pid" ]
+}
+# A service that hangs, with a watchdog that takes less of this check's time.
+watched() {
+  local pid status
+  on mkdir -p /run/systemd/system/taskapi.service.d
+  printf '[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\n' | on tee /run/systemd/system/taskapi.service.d/hasty.conf
+  on systemctl daemon-reload && on systemctl restart taskapi.service || return
+  pid=$(show MainPID)
+  sleep 3
+  [ "$(show MainPID)" = "$pid" ] || { echo "it was restarted although it does not hang"; return 1; }
+  on kill -STOP "$pid" && until_true 10 is_new "$pid" && on journalctl -u taskapi.service --grep 'Watchdog timeout'
+  status=$?
+  on rm /run/systemd/system/taskapi.service.d/hasty.conf && on systemctl daemon-reload &&
+    on systemctl restart taskapi.service && return $status
+}
+is_new() { [ "$(show MainPID)" != "$1" ] && [ "$(show ActiveState)" = active ]; }
+
+# rotates: after logrotate has moved the file away, new lines go into a new one, and the service is the same process.
+rotates() {
+  local pid
+  pid=$(show MainPID)
+  on logrotate -f /etc/logrotate.d/taskapi && until_true 5 logs_there && [ "$(on stat -c %a "$log")" = 640 ] &&
+    [ "$(show MainPID)" = "$pid" ]
+}
+logs_there() { answer 401 "$direct" && on grep 'category=AUTHENTICATION' "$log"; }
+by_rsyslog() { rotates && [ "$(on stat -Lc '%U:%G %a' /var/log/taskapi "$log" | xargs)" = 'root:adm 750 root:adm 640' ]; }
+by_service() {
+  on mkdir -p /etc/systemd/system/taskapi.service.d
+  printf '[Service]\nLogsDirectory=taskapi\nUMask=0027\n' | on tee /etc/systemd/system/taskapi.service.d/log-file.conf
+  echo "TASKAPI_FLAGS=-log-file $log" | on tee /etc/default/taskapi
+  on systemctl daemon-reload && on systemctl restart taskapi.service && rotates && [ "$(on stat -c %U "$log")" = taskapi ]
+}
+stops() {
+  on systemctl stop taskapi.socket taskapi.service && [ "$(show Result) $(show ExecMainStatus)" = 'success 0' ] &&
+    answer 000 "$direct"
+}
+
+on systemctl start rsyslog.service nginx.service
+check "systemd starts the service, with its socket" on systemctl enable --now taskapi.service
+check "it has the token" needs_token
+check "it reads CPU, memory and disk inside its sandbox" reads_host
+check "it is confined to the sandbox" confined
+check "the running unit is rated 0.3 or lower" on systemd-analyze security --no-pager --threshold=3 taskapi.service
+check "Debian's nginx serves it on port 443" answer 201 -H 'Authorization: Bearer secret' https://127.0.0.1/api/tasks
+
+before=$(created)
+background load net hey -n 50000 -c 16 -m POST -T application/json -H 'Authorization: Bearer secret' \
+  -d '{"task_name":"a"}' https://127.0.0.1/api/tasks
+load=$!
+restarts=0
+sleep 1
+while on systemctl restart taskapi.service && kill -0 $load 2>/dev/null; do restarts=$((restarts + 1)); done
+wait $load
+answered=$(sed -nE 's/^ *\[201\]\s+([0-9]+) responses$/\1/p' "$work/load.log")
+answered=${answered:-0}
+check "$restarts times systemctl restart under $answered requests lose none, and none of their lines" nothing_lost
+check "kill -9: who connects meanwhile is answered by the next process" killed
+check "the watchdog restarts a service that hangs, and no other" watched
+check "rsyslog files the lines from the journal, and goes on in a new file after logrotate" by_rsyslog
+check "so does the service, where it writes the file itself" by_service
+check "systemctl stop ends it in good order" stops
+check "the container shuts down" stop machine

@@ -1,0 +1,131 @@
+# logrotate.conf and rsyslog.conf under load. Every request asks for a task with the next number in its name, so that its
+# line in the log says which one it is, and nothing that is lost, torn or written twice stays hidden.
+need logrotate rsyslog psmisc
+
+port=$(free_port)
+logs=$work/logs
+mkdir -p "$logs/rotated" "$logs/filed"
+chmod 755 "$logs" "$logs"/*
+
+# load CLIENT: asks for task CLIENT-0-0000 and so on, until there is a file $logs/enough, and leaves the last number there.
+load() {
+  local batch=0
+  while [ ! -e "$logs/enough" ] && [ $batch -lt 1000 ]; do
+    curl -s -o /dev/null "http://127.0.0.1:$port/api/tasks/$1-$batch-[0000-0999]" || return
+    echo $batch >"$logs/last-$1"
+    batch=$((batch + 1))
+  done
+}
+
+# under_load COMMAND…: runs COMMAND while four clients send requests.
+under_load() {
+  local client status
+  rm -f "$logs"/last-* "$logs/enough"
+  for client in 1 2 3 4; do background "client-$client" load $client; done
+  "$@"
+  status=$?
+  for client in 1 2 3 4; do
+    kill -0 "$(cat "$work/client-$client.pid")" || { echo "client $client ended early"; status=1; }
+  done
+  : >"$logs/enough"
+  for client in 1 2 3 4; do
+    wait "$(cat "$work/client-$client.pid")" || status=1
+    rm "$work/client-$client.pid"
+  done
+  return $status
+}
+
+# complete FILE…: these files, compressed or not, have every number once, and nothing but whole lines.
+complete() {
+  local client
+  zcat -f "$@" >"$logs/all"
+  if grep -avP '^time=\S+ level=[A-Z]+ msg=.*[^ ]$' "$logs/all" | head -n 5 | grep .; then return 1; fi
+  grep -aoP ' path=/api/tasks/\K\d-\d+-\d{4}(?= status=404 .* request_id=\S+$)' "$logs/all" | sort >"$logs/found"
+  for client in 1 2 3 4; do
+    seq 0 "$(cat "$logs/last-$client")" | sed "s/.*/$client-&-/"
+  done | while read -r batch; do seq -f "$batch%04.0f" 0 999; done | sort | diff - "$logs/found"
+}
+
+# rules DIRECTORY: the shipped rules for a log in DIRECTORY that is large already at 2 MB.
+rules() {
+  sed -e "s|^/var/log/taskapi/|$1/|" -e 's|maxsize 100M|maxsize 2M|' "$deploy/logrotate.conf" >"$1.conf"
+  logrotate -d "$1.conf" 2>&1 | grep -v 'in debug mode' | grep -iE '^(error|warning)' && return 1
+  return 0
+}
+rotate() { logrotate -s "$1.state" "$1.conf"; }
+rotated() { find "$1" -name 'taskapi.log.*' | wc -l; }
+large() { [ "$(stat -c %s "$1/taskapi.log" 2>/dev/null || echo 0)" -gt $((2 << 20)) ]; }
+
+# rotations DIRECTORY COUNT: rotates COUNT times, each time as soon as the log is large.
+rotations() {
+  local n
+  for ((n = 1; n <= $2; n++)); do
+    until_true 20 large "$1" && rotate "$1" && [ "$(rotated "$1")" -eq "$n" ] || return
+  done
+}
+
+only_readable() { ! find "$1" -name 'taskapi.log*' ! -perm 0640 | grep .; }
+small_stays() { before=$(rotated "$1"); echo >>"$1/taskapi.log" && rotate "$1" && [ "$(rotated "$1")" -eq "$before" ]; }
+daily() {
+  sed -i -E 's/ [0-9]{4}-[0-9-]+:/ 2001-1-1-0:/' "$1.state" && rotate "$1" && [ "$(rotated "$1")" -eq $((before + 1)) ]
+}
+
+check "logrotate.conf: logrotate has nothing against it" rules "$logs/rotated"
+background service "$taskapi" -addr "127.0.0.1:$port" -log-file "$logs/rotated/taskapi.log"
+until_true 5 answers "http://127.0.0.1:$port/health"
+check "ten rotations by size under load" under_load rotations "$logs/rotated" 10
+check "they lose and tear none of $(zcat -f "$logs/rotated"/* | wc -l) lines" complete "$logs/rotated"/taskapi.log*
+check "old and new files have mode 0640" only_readable "$logs/rotated"
+check "the log is not rotated twice a day while it is small" small_stays "$logs/rotated"
+check "it is rotated once a day, however small" daily "$logs/rotated"
+stop service
+
+# rsyslogd with the shipped rule in front of one for everything, as Debian's rsyslog.conf has it.
+sed -e "s|/var/log/taskapi/|$logs/filed/|" "$deploy/rsyslog.conf" >"$logs/rule.conf"
+cat >"$logs/rsyslog.conf" <<END
+module(load="imuxsock" SysSock.Use="off")
+input(type="imuxsock" Socket="$logs/syslog")
+include(file="$logs/rule.conf")
+*.* $logs/rest
+END
+
+# A service as systemd starts it, with its standard error in the syslog, where the lines arrive as from the journal; and
+# as it wrote them in $logs/written.
+with_syslog() {
+  exec "$taskapi" "$@" 2> >(tee "$logs/written" | logger --socket "$logs/syslog" --tag taskapi --socket-errors=on)
+}
+
+# one_of_each: requests whose lines have the categories that need no waiting.
+one_of_each() {
+  local post=(curl -s -o /dev/null -H 'Content-Type: application/json' "http://127.0.0.1:$port/api/tasks")
+  "${post[@]}" -d '{}'
+  "${post[@]}" -d '{"task_name":"a\u0000b"}'
+  "${post[@]}" -H 'Origin: https://elsewhere.example' -d '{"task_name":"a"}'
+  head -c 70000 /dev/zero | "${post[@]}" --data-binary @-
+}
+all_filed() { cmp "$logs/written" <(printf '%s\n' "$logs/filed"/taskapi.log* | sort -rV | xargs zcat -f); }
+categories() {
+  local category
+  for category in VALIDATION ATTACK SECURITY PERFORMANCE; do
+    grep -m 1 "level=WARNING .*category=$category\b" "$logs/filed/taskapi.log" || return
+  done
+}
+others_elsewhere() {
+  logger --socket "$logs/syslog" --tag other "not the service's" && until_true 5 grep other "$logs/rest" &&
+    ! grep taskapi "$logs/rest" && ! grep "not the service's" "$logs/filed"/*
+}
+
+rules "$logs/filed"
+check "rsyslog.conf: rsyslogd has nothing against it" rsyslogd -N1 -f "$logs/rsyslog.conf"
+background rsyslog rsyslogd -n -i "$logs/rsyslog.pid" -f "$logs/rsyslog.conf"
+until_true 5 test -S "$logs/syslog"
+background service with_syslog -addr "127.0.0.1:$port" -slow 0s
+until_true 5 answers "http://127.0.0.1:$port/health"
+one_of_each
+check "rsyslog files the lines, with their categories" until_true 5 categories
+check "three rotations by size under load, while rsyslog writes" under_load rotations "$logs/filed" 3
+check "they lose and tear none of $(wc -l <"$logs/written") lines" until_true 20 all_filed
+check "rsyslog's files have mode 0640" only_readable "$logs/filed"
+check "other programs' lines go elsewhere, the service's nowhere else" others_elsewhere
+stop service
+check "rsyslogd stops" stop rsyslog

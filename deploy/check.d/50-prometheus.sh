@@ -1,0 +1,150 @@
+# Prometheus: the configuration, the rules and their tests; then a real Prometheus that scrapes the real service, which
+# has some load and trouble, and a real Alertmanager that hears of it. The dashboard's queries are asked here too.
+need prometheus prometheus-alertmanager procps
+
+# every_alert_is_tested: the tests named after an alert expect it for the instance beyond, and have one beside it.
+every_alert_is_tested() {
+  local alert part status=0
+  for alert in $alerts; do
+    part=$(awk -v alert="$alert" '/^  - name:/ { on = $3 ~ "^" alert "[,;]?$" } on' "$deploy/alerts_test.yml")
+    if ! grep -qE "(labels: ALERTS\{alertname=\"$alert\".*|exp_labels: .*)instance(=\"|: )beyond" <<<"$part" ||
+      ! grep -q 'instance="beside"' <<<"$part"; then
+      echo "$alert has no such test"
+      status=1
+    fi
+  done
+  return $status
+}
+
+# load: two minutes at most of what the dashboard draws. It soon fills the store, and has errors from then on.
+load() {
+  local json='Content-Type: application/json'
+  for _ in $(seq 250); do
+    curl -s -H "$json" -d '{"task_name": "会議資料の準備"}' "http://$service/api/tasks?[1-50]"
+    curl -s -H "$json" -d '{}' "http://$service/api/tasks"
+    curl -s -H "$json" -H 'Origin: https://other.example' -d '{}' "http://$service/api/tasks?[1-5]"
+    curl -s "http://$service/api/tasks?limit=1" "http://$service/nowhere"
+    sleep 0.2
+  done >/dev/null
+}
+
+# query EXPRESSION: the values of its series, one a line.
+query() { curl -fsS "http://$prometheus/api/v1/query" --data-urlencode "query=$1" | jq -r '.data.result[].value[1]'; }
+
+scraped() { [ "$(query 'up{job="taskapi"}')" = 1 ]; }
+
+# rules_evaluate: Prometheus has as many rules as the file, each was evaluated, and none had an error.
+rules_evaluate() {
+  curl -fsS "http://$prometheus/api/v1/rules" >"$work/rules.json"
+  jq '.data.groups[].rules[] | select(.health != "ok") | {name, health, lastError}' "$work/rules.json"
+  jq -e --argjson count "$(grep -cE '^ +- \{?(alert|record):' "$deploy/alerts.yml")" \
+    '[.data.groups[].rules[]] | length == $count and all(.health == "ok")' "$work/rules.json"
+}
+
+# alerts_are_complete: each has a level, the severity and the contact of that level, says what happened, and points at the
+# heading of the guide that explains it (80-guides.sh looks whether it is there). What to do first is run further below.
+alerts_are_complete() {
+  jq '.data.groups[].rules[] | select(.type == "alerting") | select((
+      {"1": "warning", "2": "error", "3": "critical"}[.labels.level] == .labels.severity
+      and (.labels.level as $level | .annotations.contact | startswith("level-\($level): "))
+      and .annotations.runbook == "OPERATIONS.md#\(.name | ascii_downcase)" and .annotations.summary != null
+    ) | not)' "$work/rules.json" >"$work/incomplete" && cat "$work/incomplete" && [ ! -s "$work/incomplete" ]
+}
+
+# action COMMAND: the annotation action, filled in for this service and its log, succeeds and prints something.
+action() {
+  local command=${1//"{{ \$labels.instance }}"/$service}
+  bash -o pipefail -c "${command//"/var/log/taskapi/taskapi.log"/$work/taskapi.log}" >"$work/action" && [ -s "$work/action" ]
+}
+
+# in_guide COMMAND: for an action that needs the unit of a real systemd: the guide has it, so that 80-guides.sh runs it.
+in_guide() {
+  local command
+  while read -r command; do
+    grep -qxF "$command" "$deploy/OPERATIONS.md" || { echo "not in the guide: $command"; return 1; }
+  done <<<"${1//; /$'\n'}"
+}
+
+lint() { curl -fsS "http://$service/metrics" >"$work/metrics" && promtool check metrics <"$work/metrics"; }
+
+# panels_answer: every query of the dashboard has a value that is a number.
+panels_answer() {
+  local title expression status=0
+  while IFS=$'\t' read -r title expression; do
+    expression=${expression//\$__rate_interval/10s}
+    query "${expression//\$instance/.*}" | grep -qv NaN || { echo "$title: no data for $expression"; status=1; }
+  done < <(jq -r '.panels[] | .title as $title | .targets[]? | [$title, .expr] | @tsv' "$deploy/grafana-dashboard.json")
+  return $status
+}
+
+# every_family_is_shown: each family of /metrics is in a query of the dashboard, or in its text as left out.
+every_family_is_shown() {
+  local family status=0
+  jq -r '.panels[] | .targets[]?.expr, .options.content // empty' "$deploy/grafana-dashboard.json" >"$work/shown"
+  awk '$2 == "TYPE" { print $3 }' "$work/metrics" >"$work/families"
+  while read -r family; do
+    grep -qE "\b$family(_bucket|_count)?\b" "$work/shown" || { echo "$family is not shown"; status=1; }
+  done <"$work/families"
+  [ -s "$work/families" ] && return $status
+}
+
+# heard ALERT…: Alertmanager has each of them as active. unheard ALERT…: it has none of them.
+heard() {
+  active && ! printf '%s\n' "$@" | grep -vxFf "$work/active"
+}
+unheard() {
+  active && ! printf '%s\n' "$@" | grep -xFf "$work/active"
+}
+active() {
+  curl -fsS "http://$alertmanager/api/v2/alerts" >"$work/active.json" &&
+    jq -r '.[] | select(.status.state == "active").labels.alertname' "$work/active.json" | sort -u | tee "$work/active"
+}
+
+alerts=$(sed -n 's/^ *- alert: *\([A-Za-z]*\).*/\1/p' "$deploy/alerts.yml")
+check "promtool: the configuration" promtool check config "$deploy/prometheus.yml"
+check "promtool: the rules" promtool check rules "$deploy/alerts.yml"
+check "promtool: the rule tests" promtool test rules "$deploy/alerts_test.yml"
+check "every alert has a test beyond its threshold and one beside it" every_alert_is_tested
+
+service=127.0.0.1:$(free_port)
+prometheus=127.0.0.1:$(free_port)
+alertmanager=127.0.0.1:$(free_port)
+mkdir -p "$work/prometheus"
+# What differs from the shipped files: addresses, and times in which nobody would want to wait here.
+sed -e "s/127.0.0.1:8000/$service/; s/127.0.0.1:9093/$alertmanager/" \
+  -e 's/interval: 15s/interval: 1s/; s/timeout: 5s/timeout: 1s/' "$deploy/prometheus.yml" >"$work/prometheus/prometheus.yml"
+sed -e 's/interval: 1m/interval: 1s/; s/for: [0-9]*[mh]/for: 1s/' "$deploy/alerts.yml" >"$work/prometheus/alerts.yml"
+printf 'route: {receiver: nobody}\nreceivers: [{name: nobody}]\n' >"$work/alertmanager.yml"
+
+start_service() { background target "$taskapi" -addr "$service" -log-file "$work/taskapi.log" -max-tasks 1000 -slow 1us; }
+start_service
+background alertmanager prometheus-alertmanager --config.file "$work/alertmanager.yml" --storage.path "$work/alertmanager" \
+  --web.listen-address "$alertmanager" --cluster.listen-address=
+background prometheus prometheus --config.file "$work/prometheus/prometheus.yml" --storage.tsdb.path "$work/prometheus/data" \
+  --web.listen-address "$prometheus"
+check "Prometheus scrapes the service" until_true 20 scraped
+background load load
+check "promtool: /metrics" lint
+check "every query of the dashboard returns data" until_true 20 panels_answer
+check "every metric family is on the dashboard or named as left out" every_family_is_shown
+check "Alertmanager hears of a full store, errors, and refused requests" until_true 20 \
+  heard TaskAPIStoreFilling TaskAPIErrorRateHigh TaskAPIHealthFailing TaskAPISecurityBurst TaskAPIBudgetBurnFast
+check "every rule is evaluated without an error" rules_evaluate
+check "every alert has its level, severity, contact and first action" alerts_are_complete
+while IFS=$'\t' read -r alert command; do
+  if [[ $command == systemctl* ]]; then
+    check "the first action of $alert is in the guide" in_guide "$command"
+  else
+    check "the first action of $alert" action "$command"
+  fi
+done < <(jq -r '.data.groups[].rules[] | select(.type == "alerting") | [.name, .annotations.action] | @tsv' "$work/rules.json")
+stop load
+check "no alert says that the service is down or restarted" unheard TaskAPIDown TaskAPIRestarted
+stop target
+check "a stopped service is down (level 3)" until_true 20 heard TaskAPIDown
+start_service
+check "one that started again has restarted (level 3)" until_true 20 heard TaskAPIRestarted
+check "and a restart is not taken for lost tasks" unheard TaskAPITasksLost
+stop target
+stop prometheus
+stop alertmanager
