@@ -39,12 +39,12 @@ func (s *service) summary(status, reason string) summary {
 
 // health: GET /health, for a person or a load balancer.
 func (s *service) health(w *response, r *http.Request) error {
-	return w.sendJSON(200, s.summary("healthy", ""))
+	return w.sendJSON(http.StatusOK, s.summary("healthy", ""))
 }
 
 // liveness: GET /health/liveness, for who restarts the process. It looks at nothing: a restart cures no full disk.
 func (s *service) liveness(w *response, r *http.Request) error {
-	return w.sendJSON(200, s.summary("alive", ""))
+	return w.sendJSON(http.StatusOK, s.summary("alive", ""))
 }
 
 // readiness: GET /health/readiness, for who sends traffic here. A busy host is ready: it is the only one there is.

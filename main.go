@@ -440,7 +440,7 @@ func (s *service) classify(w *response, d time.Duration) (slog.Level, string) {
 func (s *service) finish(w *response, r *http.Request, start time.Time) {
 	panicked, begun := recover(), w.status != 0
 	if panicked != nil && !begun {
-		w.fail(errors.New("panic"))
+		w.fail(refuse("INTERNAL_ERROR", "internal error"))
 	}
 	d := time.Since(start)
 	level, category := s.classify(w, d)
