@@ -309,7 +309,9 @@ func (s *service) handle(w *response, r *http.Request, h func(*response, *http.R
 // guard decides who may ask. It comes after the mux, so that what it refuses is counted and logged under its route.
 func (s *service) guard(w *response, r *http.Request) error {
 	origin, isDebug := r.Header.Get("Origin"), strings.HasPrefix(r.URL.Path, "/debug/")
-	w.Header().Set("Vary", "Origin")
+	if len(s.origins) > 0 { // where an answer may depend on it
+		w.Header().Set("Vary", "Origin")
+	}
 	if s.origins[origin] {
 		w.Header().Set("Access-Control-Allow-Origin", origin)
 		w.Header().Set("Access-Control-Allow-Credentials", "true")
