@@ -649,9 +649,9 @@ func TestWire(t *testing.T) {
 func TestPaging(t *testing.T) {
 	t.Parallel()
 	c := start(t)
-	want := ""
+	var want strings.Builder
 	for name := range strings.FieldsSeq("a b c d e") {
-		want += name
+		want.WriteString(name)
 		c.call(t, 201, "POST", "/api/tasks", `{"task_name":"`+name+`"}`)
 	}
 	var page struct {
@@ -674,7 +674,7 @@ func TestPaging(t *testing.T) {
 					more = fmt.Sprint("?limit=", limit, "&after=", page.Next)
 				}
 			}
-			equal(t, fmt.Sprint("tasks and pages of ", path, " by ", limit), fmt.Sprint(names, n), fmt.Sprint(want, pages))
+			equal(t, fmt.Sprint("tasks and pages of ", path, " by ", limit), fmt.Sprint(names, n), fmt.Sprint(want.String(), pages))
 		}
 	}
 	equal(t, "storage_stats", fmt.Sprint(page.Stats), "map[capacity:1e+06 storage_type:in_memory total_tasks:5]")
@@ -1489,12 +1489,12 @@ func TestLogLevels(t *testing.T) {
 		s.mux.HandleFunc("GET /panic", func(http.ResponseWriter, *http.Request) { panic("boom") })
 		serveOnce(t, s, 500, "GET", "/panic", nil, nil)
 		s.logged.flush()
-		got := ""
+		var got strings.Builder
 		for line := range strings.Lines(log.String()) {
 			f, _ := parseLine(t, line, "text")
-			got += f["level"] + " "
+			got.WriteString(f["level"] + " ")
 		}
-		equal(t, "levels with -log-level="+level, got, want)
+		equal(t, "levels with -log-level="+level, got.String(), want)
 		_, want, _ = strings.Cut(want, " ")
 	}
 }
