@@ -1804,18 +1804,18 @@ func runHere(t *testing.T, scheme string, transport *http.Transport, args ...str
 	t.Helper()
 	c := newClient("", transport)
 	c.log = &buffer{}
+	text := c.log.String
+	for _, arg := range args {
+		if path, ok := strings.CutPrefix(arg, "-log-file="); ok {
+			before, _ := os.ReadFile(path) // by an earlier run
+			text = func() string { now, _ := os.ReadFile(path); return string(now[len(before):]) }
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- run(ctx, append([]string{"-addr=127.0.0.1:0"}, args...), io.Discard, c.log) }()
 	c.stop = sync.OnceValue(func() error { cancel(); c.http.CloseIdleConnections(); return <-ended })
 	t.Cleanup(func() { c.stop() })
-	text := c.log.String
-	for _, arg := range args {
-		if path, ok := strings.CutPrefix(arg, "-log-file="); ok {
-			before, _ := os.ReadFile(path)
-			text = func() string { now, _ := os.ReadFile(path); return string(now[len(before):]) }
-		}
-	}
 	c.base = scheme + listening(t, text)
 	return c
 }
