@@ -205,7 +205,7 @@ func cpuReader() func() (usage, error) {
 		t := times[0]
 		busy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // guest time is part of user time
 		total := busy + t.Idle + t.Iowait
-		if _, err := newUsage(busy, total, 0); err != nil {
+		if _, err := newUsage(busy, total, 0); err != nil { // the counters themselves are impossible
 			return usage{}, err
 		}
 		// No time has passed, or a counter went back, as the kernel's iowait may: the last value still stands.
@@ -223,7 +223,7 @@ func readMemory() (usage, error) {
 	if err != nil {
 		return usage{}, err
 	}
-	if m.Available == 0 { // no running host has none at all: the line is missing
+	if m.Available == 0 { // no running host has none at all: nothing was read
 		return usage{}, errImpossible
 	}
 	return newUsage(float64(m.Total)-float64(m.Available), float64(m.Total), m.Available)

@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -199,7 +200,7 @@ func (s *service) parseFlags(args []string, stdout io.Writer) error {
 	var level slog.Level
 	isLevel := level.UnmarshalText([]byte(fromGuide.Replace(strings.ToUpper(*logLevel)))) == nil
 	absurd := func(res *resource) bool { return !(res.high >= 0 && res.high <= 100) }
-	for rule, kept := range map[string]bool{
+	rules := map[string]bool{
 		"no argument follows the flags":                              fs.NArg() == 0,
 		"-max-tasks must be at least 1":                              s.store.capacity >= 1,
 		"-rate must not be negative":                                 s.limiter.rate >= 0,
@@ -208,8 +209,9 @@ func (s *service) parseFlags(args []string, stdout io.Writer) error {
 		"-log-level must be debug, info, warning, error or critical": isLevel,
 		"-cpu-high, -memory-high and -disk-high are from 0 to 100":   !slices.ContainsFunc(s.host, absurd),
 		"-slow, -drain and -shutdown-timeout must not be negative":   min(s.slow, s.drain, s.shutdownTimeout) >= 0,
-	} {
-		if !kept {
+	}
+	for _, rule := range slices.Sorted(maps.Keys(rules)) {
+		if !rules[rule] {
 			return fmt.Errorf("%s (%w)", rule, errUsage)
 		}
 	}
@@ -220,8 +222,8 @@ func (s *service) parseFlags(args []string, stdout io.Writer) error {
 // addOrigins takes the value of -cors-origins. Origins are compared byte for byte with what browsers send: lower case.
 func (s *service) addOrigins(list string) error {
 	for origin := range strings.SplitSeq(strings.ToLower(list), ",") {
-		if err := s.crossOrigin.AddTrustedOrigin(origin); err != nil {
-			return err
+		if err := s.crossOrigin.AddTrustedOrigin(origin); err != nil || strings.ContainsAny(origin, "*@?#") {
+			return fmt.Errorf("%q is not a full origin, such as https://app.example", origin)
 		}
 		s.origins[origin] = true
 	}
@@ -260,8 +262,8 @@ func (s *service) index(w *response, r *http.Request) error {
 	return w.sendJSON(http.StatusOK, map[string]any{"service": serviceName, "version": s.version, "endpoints": endpoints})
 }
 
-// profile: GET /debug/pprof/. The pprof package has put its handlers into the default mux. All of them are one route
-// here, and so one series in the metrics.
+// profile: GET /debug/pprof/. The pprof package has put its handlers into the default mux, which names its own routes in
+// r.Pattern. Here all of them are one route, and so one series in the metrics.
 func (s *service) profile(w *response, r *http.Request) error {
 	defer func(route string) { r.Pattern = route }(r.Pattern)
 	// A profile may take longer than a body may: net/http would cancel it when the read deadline passes. (The write
@@ -350,6 +352,7 @@ func isPreflight(r *http.Request) bool {
 func (s *service) unserved(w *response, r *http.Request) error {
 	switch {
 	case isPreflight(r):
+		w.Header().Del("Content-Type") // of the page that was held back
 		w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
 		w.Header().Set("Access-Control-Allow-Headers", "Content-Type, Authorization")
 		w.begin(http.StatusNoContent)
@@ -655,11 +658,12 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 		return err
 	}
 	// Not Server.Shutdown: it drops requests that are just being read, and hangs up on clients that are just sending.
-	// Every connection gets the chance to end by "Connection: close"; who has nothing to say must be brief.
+	// Every connection gets the chance to end by "Connection: close"; who has not sent a header by then must be quick.
 	closed, patience := time.Now(), min(500*time.Millisecond, s.shutdownTimeout)
 	for {
 		waited := time.Since(closed)
-		if count(&open, http.StateActive) == 0 && (waited >= patience || count(&open, http.StateNew, http.StateIdle) == 0) {
+		if count(&open, http.StateNew, http.StateActive, http.StateIdle) == 0 || // in one look: they change
+			waited >= patience && count(&open, http.StateActive) == 0 {
 			s.log.Info("stopped")
 			return nil
 		} else if waited >= s.shutdownTimeout {

@@ -124,7 +124,7 @@ func (m *metrics) write(p *page) {
 		p.sample(duration+"_sum", "{"+e+"}", t.seconds)
 		p.sample(duration+"_count", "{"+e+"}", float64(count))
 	}
-	p.counters("log_events_total", "Log lines of requests, by category.", "category", m.events)
+	p.counters("log_events_total", "Requests by the category of their log line.", "category", m.events)
 	p.counters("task_errors_total", "Error answers, by the error_code in their body.", "error_code", m.problems)
 	p.scalar("http_requests_in_flight", "gauge", "Requests in the making, this one included.", float64(m.inFlight.Load()))
 	p.scalar("tasks_created_total", "counter", "Tasks created since the start.", float64(m.created.Load()))
@@ -266,9 +266,10 @@ func (p *page) scalar(name, kind, help string, value float64) {
 // counters adds a family of counters that differ in one label. What was counted without one is of no interest.
 func (p *page) counters(name, help, label string, counts map[string]int) {
 	p.family(name, "counter", help)
-	delete(counts, "")
 	for _, value := range slices.Sorted(maps.Keys(counts)) {
-		p.sample(name, labels(label, value), float64(counts[value]))
+		if value != "" {
+			p.sample(name, labels(label, value), float64(counts[value]))
+		}
 	}
 }
 

@@ -156,7 +156,7 @@ const maxBody = 64 << 10
 // readJSON returns the body of a request that says it is JSON: at most maxBody bytes of valid UTF-8.
 func readJSON(w *response, r *http.Request) ([]byte, error) {
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if coding := r.Header.Get("Content-Encoding"); kind != "application/json" || coding != "" && coding != "identity" {
+	if coding := r.Header.Get("Content-Encoding"); kind != "application/json" || coding != "" && !strings.EqualFold(coding, "identity") {
 		return nil, refuse("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json, not compressed")
 	}
 	var body bytes.Buffer
@@ -285,7 +285,7 @@ func (l *limiter) take(now time.Time) time.Duration {
 	if l.rate == 0 {
 		return 0
 	}
-	used := max(l.used, now.UnixNano()-1e9) + 1e9/int64(l.rate)
+	used := min(max(l.used, now.UnixNano()-1e9), now.UnixNano()) + 1e9/int64(l.rate) // clocks are set back, too
 	if wait := used - now.UnixNano(); wait > 0 {
 		return time.Duration(wait)
 	}
