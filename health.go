@@ -6,10 +6,10 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -120,17 +120,17 @@ type usage struct {
 	left  uint64  // bytes; nothing for the CPU
 }
 
-// facts is how the detailed health shows a reading. Percentages have one fraction digit: shell scripts feed them to bc.
-func (res *resource) facts(u usage) map[string]any {
-	percent := math.Round(u.ratio*1000) / 10
-	facts := map[string]any{"usage_percent": json.Number(strconv.FormatFloat(percent, 'f', 1, 64)), "status": "normal"}
+// facts is how the detailed health shows a reading: JSON by hand, because percentages have one fraction digit, always.
+// Shell scripts feed them to bc.
+func (res *resource) facts(u usage) json.RawMessage {
+	percent, status, left := math.Round(u.ratio*1000)/10, "normal", ""
 	if percent > res.high {
-		facts["status"] = "high"
+		status = "high"
 	}
 	if res.left != "" {
-		facts[res.left] = u.left
+		left = fmt.Sprintf("%q:%d,", res.left, u.left)
 	}
-	return facts
+	return fmt.Appendf(nil, `{"usage_percent":%.1f,%s"status":%q}`, percent, left, status)
 }
 
 // startSampler returns when everything has been read once, and goes on for as long as the process lives.
