@@ -100,9 +100,13 @@ until_true() {
 answers() { curl -fsS --max-time 2 -o /dev/null "$@"; }
 
 finish() {
-  local f
+  local f pid
   for f in "$work"/*.pid; do
-    [ -e "$f" ] && kill -KILL -- "-$(cat "$f")" 2>/dev/null
+    [ -e "$f" ] || continue
+    pid=$(cat "$f")
+    # A container's first process would outlive its systemd-nspawn.
+    xargs -r kill -KILL 2>/dev/null <"/proc/$pid/task/$pid/children"
+    kill -KILL -- "-$pid" 2>/dev/null
   done
   local passed failed
   passed=$(grep -c pass "$results")

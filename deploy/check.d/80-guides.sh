@@ -84,12 +84,13 @@ calm_readings() {
   printf '[Service]\nEnvironment=HOST_PROC=/etc/calm-proc\n' >"$unit/calm.conf"
 }
 
-# on_host COMMAND…: runs COMMAND there, in the checkout, with the environment of a login and no other.
+# on_host COMMAND…: runs COMMAND there, in the checkout, with the environment of a login and no other; ^C works there even
+# if the check itself runs in the background, where it is ignored.
 on_host() {
   local nspawn init
   nspawn=$(cat "$work/host.pid")
   init=$(cat "/proc/$nspawn/task/$nspawn/children")
-  nsenter --target "${init%% *}" --all env -i --chdir=/opt/taskapi HOME=/root LANG=C.UTF-8 \
+  nsenter --target "${init%% *}" --all env -i --default-signal=INT --chdir=/opt/taskapi HOME=/root LANG=C.UTF-8 \
     PATH="$goroot/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
     GOTOOLCHAIN=local GOPROXY=off GOMODCACHE="$modules" GOCACHE="$cache" "$@"
 }
