@@ -95,7 +95,7 @@ func (b *buffer) String() string {
 	return b.text.String()
 }
 
-// build returns a service with these flags, and its log. Its lines are there after s.logged.flush().
+// build returns a service with these flags, and its log. Its lines are there after s.logFile.flush().
 func build(t testing.TB, flags ...string) (*service, *buffer) {
 	t.Helper()
 	var log buffer
@@ -134,7 +134,7 @@ func startOn(t testing.TB, ln net.Listener, transport *http.Transport, flags ...
 		if err := wait(); err != nil && !tested {
 			t.Errorf("the service did not stop cleanly: %v", err)
 		}
-		s.logged.flush()
+		s.logFile.flush()
 		// So net/http tells of a second WriteHeader, of a body longer than announced, and of a panic that got through:
 		// exactly one status leaves the service for each request.
 		if strings.Contains(log.String(), `"http: `) {
@@ -1280,8 +1280,9 @@ func TestMetricsUnderLoad(t *testing.T) {
 		"task_errors_total": clients * each, "tasks_created_total": clients * each, "tasks_stored": clients * each, "http_requests_in_flight": 1} {
 		equal(t, "sum of "+name+" after the load", sums[name], want)
 	}
-	c.logged.flush()
-	equal(t, "log_written_bytes_total", c.scrape(t)["log_written_bytes_total"], float64(len(c.log.String())))
+	c.logFile.flush()
+	written := float64(len(c.log.String()))
+	equal(t, "log_written_bytes_total", c.scrape(t)["log_written_bytes_total"], written)
 }
 
 // --- 5. Logs: one line per request, which greps find and no client can forge. ---
@@ -1344,11 +1345,11 @@ func (row logCase) serve(t *testing.T, format string) (line string, fields map[s
 	case "slow":
 		body = readerFunc(func([]byte) (int, error) { time.Sleep(time.Second); return 0, io.EOF })
 	}
-	s.logged.flush()
+	s.logFile.flush()
 	before := len(log.String())
 	method, target, _ := strings.Cut(row.request, " ")
 	serveOnce(t, s, row.status, method, target, body, header)
-	s.logged.flush()
+	s.logFile.flush()
 	line = log.String()[before:]
 	if strings.Count(line, "\n") != 1 || !strings.HasSuffix(line, "\n") {
 		t.Fatalf("%s: the log\n got: %q\nwant: one line", row.name, line)
@@ -1461,7 +1462,7 @@ func TestLogCannotBeForged(t *testing.T) {
 			s.ServeHTTP(httptest.NewRecorder(), req)
 		}
 		equal(t, "status of a creation with a hostile user", create(s, `{"task_name":"a","user_id":"`+user+`"}`).Code, 201)
-		s.logged.flush()
+		s.logFile.flush()
 		equal(t, "lines of "+strconv.Quote(log.String()), strings.Count(log.String(), "\n"), len(attacks)+1)
 		for line := range strings.Lines(log.String()) {
 			f, keys := parseLine(t, line, format)
@@ -1488,7 +1489,7 @@ func TestLogLevels(t *testing.T) {
 		}
 		s.mux.HandleFunc("GET /panic", func(http.ResponseWriter, *http.Request) { panic("boom") })
 		serveOnce(t, s, 500, "GET", "/panic", nil, nil)
-		s.logged.flush()
+		s.logFile.flush()
 		var got strings.Builder
 		for line := range strings.Lines(log.String()) {
 			f, _ := parseLine(t, line, "text")
@@ -1519,7 +1520,7 @@ func TestPanic(t *testing.T) {
 	} {
 		equal(t, series+" after panics", page[series], want)
 	}
-	c.logged.flush()
+	c.logFile.flush()
 	equal(t, "CRITICAL lines", strings.Count(c.log.String(), "level=CRITICAL"), 2)
 }
 
@@ -1606,7 +1607,7 @@ func TestTimeouts(t *testing.T) {
 	}{
 		{"a connection that says nothing", "", 5 * time.Second, ""},
 		{"half a header", head + "Content-Le", 5 * time.Second, "HTTP/1.1 400 …"},
-		{"half a body", head + "Content-Length: 20\r\n\r\n{", 10 * time.Second, `HTTP/1.1 408 …"error_code":"REQUEST_TIMEOUT"…`},
+		{"half a body", head + "Content-Length: 20\r\n\r\n{", 5 * time.Second, `HTTP/1.1 408 …"error_code":"REQUEST_TIMEOUT"…`},
 		{"an idle connection", "GET /health/liveness HTTP/1.1\r\nHost: x\r\n\r\n", 75 * time.Second, "HTTP/1.1 200 …"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -2289,7 +2290,6 @@ func FuzzLabels(f *testing.F) {
 // compareWithFloor measures a request to the whole service (checks, metrics, the log to a file) and to the floor.
 func compareWithFloor(b *testing.B, method, path, body string, floor func(answer answer) http.HandlerFunc) {
 	c := start(b, "-max-tasks=100000000", "-log-file="+filepath.Join(b.TempDir(), "log"))
-	go c.logged.run(c.service.log)
 	c.startSampler()
 	for range 100 {
 		c.call(b, 201, "POST", "/api/tasks", `{"task_name":"a"}`)

@@ -4,7 +4,6 @@ package main
 // file system blocks whoever asks how full it is, so nobody who handles a request may ask.
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,79 +31,76 @@ type summary struct {
 	Uptime    int64  `json:"uptime_seconds"`
 }
 
-func (s *service) summary(status, reason string) summary {
-	now := time.Now()
-	return summary{status, reason, timestamp(now), serviceName, s.version, int64(now.Sub(s.started).Seconds())}
+func (s *service) sendSummary(w *response, code int, status, reason string) error {
+	return w.sendJSON(code, summary{status, reason, timestamp(w.start), serviceName, s.version, s.uptime(w.start)})
 }
+
+// uptime returns whole seconds.
+func (s *service) uptime(now time.Time) int64 { return int64(now.Sub(s.started).Seconds()) }
 
 // health: GET /health, for a person or a load balancer.
 func (s *service) health(w *response, r *http.Request) error {
-	return w.sendJSON(http.StatusOK, s.summary("healthy", ""))
+	return s.sendSummary(w, http.StatusOK, "healthy", "")
 }
 
 // liveness: GET /health/liveness, for who restarts the process. It looks at nothing: a restart cures no full disk.
 func (s *service) liveness(w *response, r *http.Request) error {
-	return w.sendJSON(http.StatusOK, s.summary("alive", ""))
+	return s.sendSummary(w, http.StatusOK, "alive", "")
 }
 
 // readiness: GET /health/readiness, for who sends traffic here. A busy host is ready: it is the only one there is.
 func (s *service) readiness(w *response, r *http.Request) error {
-	for _, c := range s.checks(time.Now()) {
+	for _, c := range s.checks(w.start) {
 		if c.reason != "" && c.name != "system_resources" {
-			return w.sendJSON(http.StatusServiceUnavailable, s.summary("not_ready", c.reason))
+			return s.sendSummary(w, http.StatusServiceUnavailable, "not_ready", c.reason)
 		}
 	}
-	return w.sendJSON(http.StatusOK, s.summary("ready", ""))
+	return s.sendSummary(w, http.StatusOK, "ready", "")
 }
 
-// detailed: GET /health/detailed, for a person or a script that wants numbers.
+// detailed: GET /health/detailed, for a person or a script that wants numbers. Its JSON is written by hand, like the
+// percentages in it, which have one fraction digit, always: shell scripts feed them to bc.
 func (s *service) detailed(w *response, r *http.Request) error {
-	now := time.Now()
-	status, overall := http.StatusOK, "healthy"
-	checks := map[string]any{}
-	for _, c := range s.checks(now) {
-		c.facts["status"] = "healthy"
+	code, overall, checks := http.StatusOK, "healthy", ""
+	for _, c := range s.checks(w.start) {
+		status := `"healthy"`
 		if c.reason != "" {
-			c.facts["status"], c.facts["reason"] = "unhealthy", c.reason
-			status, overall = http.StatusServiceUnavailable, "unhealthy"
+			status = fmt.Sprintf(`"unhealthy","reason":%q`, c.reason)
+			code, overall = http.StatusServiceUnavailable, "unhealthy"
 		}
-		checks[c.name] = c.facts
+		checks += fmt.Sprintf(`,%q:{"status":%s%s}`, c.name, status, c.facts)
 	}
-	return w.sendJSON(status, struct {
-		Status    string         `json:"status"`
-		Timestamp string         `json:"timestamp"`
-		Checks    map[string]any `json:"checks"`
-	}{overall, timestamp(now), checks})
+	w.send(code, jsonType, fmt.Appendf(nil, `{"status":%q,"timestamp":%q,"checks":{%s}}`+"\n", overall, timestamp(w.start), checks[1:]))
+	return nil
 }
 
 // check is one part of the detailed health.
 type check struct {
 	name   string
 	reason string // why it is unhealthy; empty if it is healthy
-	facts  map[string]any
+	facts  string // what else its JSON object has: members, each after a comma
 }
 
 // checks judges the service from memory alone.
-func (s *service) checks(now time.Time) []check {
-	uptime := int64(now.Sub(s.started).Seconds())
-	app := check{name: "application", facts: map[string]any{"uptime_seconds": uptime, "version": s.version}}
+func (s *service) checks(now time.Time) [3]check {
+	app := check{name: "application", facts: fmt.Sprintf(`,"uptime_seconds":%d,"version":%q`, s.uptime(now), s.version)}
 	if s.draining.Load() {
 		app.reason = "draining"
 	}
 	total := s.store.len()
-	storage := check{name: "storage", facts: map[string]any{"total_tasks": total, "capacity": s.store.capacity}}
+	storage := check{name: "storage", facts: fmt.Sprintf(`,"total_tasks":%d,"capacity":%d`, total, s.store.capacity)}
 	if total >= s.store.capacity {
 		storage.reason = storeFull
 	}
-	system := check{name: "system_resources", facts: map[string]any{}}
+	system := check{name: "system_resources"}
 	for _, res := range s.host {
 		if u, reason := res.fresh(now); reason == "" {
-			system.facts[res.name] = res.facts(u)
+			system.facts += res.facts(u)
 		} else {
 			system.reason = strings.TrimPrefix(system.reason+"; "+res.name+": "+reason, "; ")
 		}
 	}
-	return []check{app, storage, system}
+	return [3]check{app, storage, system}
 }
 
 // resource is something of the host that can run short.
@@ -120,9 +116,8 @@ type usage struct {
 	left  uint64  // bytes; nothing for the CPU
 }
 
-// facts is how the detailed health shows a reading: JSON by hand, because percentages have one fraction digit, always.
-// Shell scripts feed them to bc.
-func (res *resource) facts(u usage) json.RawMessage {
+// facts is how the detailed health shows a reading.
+func (res *resource) facts(u usage) string {
 	percent, status, left := math.Round(u.ratio*1000)/10, "normal", ""
 	if percent > res.high {
 		status = "high"
@@ -130,7 +125,7 @@ func (res *resource) facts(u usage) json.RawMessage {
 	if res.left != "" {
 		left = fmt.Sprintf("%q:%d,", res.left, u.left)
 	}
-	return fmt.Appendf(nil, `{"usage_percent":%.1f,%s"status":%q}`, percent, left, status)
+	return fmt.Sprintf(`,%q:{"usage_percent":%.1f,%s"status":%q}`, res.name, percent, left, status)
 }
 
 // startSampler returns when everything has been read once, and goes on for as long as the process lives.

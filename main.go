@@ -28,11 +28,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	_ "net/http/pprof"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -45,8 +43,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
 const serviceName = "Task Management API"
@@ -77,8 +73,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	go s.logged.run(s.log)
-	defer s.logged.flush()
+	defer s.logFile.flush()
+	if s.logFile.path != "" {
+		go s.logFile.reopenOnHangup(s.log)
+	}
 	s.startSampler()
 	go s.watchdog()
 	return s.serve(ctx, ln)
@@ -96,6 +94,7 @@ type service struct {
 
 	version, revision string // as far as the go command has recorded them
 	started           time.Time
+	draining          atomic.Bool // set once, when the service is asked to stop
 	mux               *http.ServeMux
 	store             *store
 	limiter           limiter
@@ -103,9 +102,8 @@ type service struct {
 	host              []*resource
 	diskPath          string       // of the disk in host
 	process           *gauge[page] // what this process uses, ready for the metrics page
-	logged            *logFile
-	log               *slog.Logger
-	draining          atomic.Bool // set once, when the service is asked to stop
+	logFile           *logFile
+	log               *slog.Logger // into logFile
 }
 
 // newService returns the service that the command line asks for. It can handle requests, but its sampler does not run
@@ -118,12 +116,12 @@ func newService(args []string, stdout, stderr io.Writer) (*service, error) {
 		mux:      http.NewServeMux(),
 		store:    newStore(),
 		process:  &gauge[page]{name: "process", read: readProcess},
-		logged:   &logFile{out: stderr, wake: make(chan struct{}, 1)},
+		logFile:  &logFile{out: stderr},
 	}
 	s.host = []*resource{
 		{gauge: gauge[usage]{name: "cpu", read: cpuReader()}},
-		{gauge: gauge[usage]{name: "memory", read: readMemory}, left: "available_bytes"},
-		{gauge: gauge[usage]{name: "disk", read: func() (usage, error) { return readDisk(s.diskPath) }}, left: "free_bytes"},
+		{gauge: gauge[usage]{name: "memory", read: readMemory}},
+		{gauge: gauge[usage]{name: "disk", read: func() (usage, error) { return readDisk(s.diskPath) }}},
 	}
 	info, _ := debug.ReadBuildInfo() // is there: nobody builds Go without modules
 	s.version = cmp.Or(info.Main.Version, "(devel)")
@@ -141,8 +139,8 @@ func newService(args []string, stdout, stderr io.Writer) (*service, error) {
 	if err := s.parseFlags(args, stdout); err != nil {
 		return nil, err
 	}
-	if s.logged.path != "" {
-		if err := s.logged.reopen(); err != nil {
+	if s.logFile.path != "" {
+		if err := s.logFile.reopen(); err != nil {
 			return nil, err
 		}
 	}
@@ -173,7 +171,7 @@ func (s *service) parseFlags(args []string, stdout io.Writer) error {
 	fs.Func("cors-origins", "let pages of these `origins` (https://a.example,…) use the API", s.addOrigins)
 	fs.StringVar(&s.certFile, "tls-cert", "", "serve HTTPS with the certificate chain in this PEM `file`")
 	fs.StringVar(&s.keyFile, "tls-key", "", "private key of -tls-cert, a PEM `file`")
-	fs.StringVar(&s.logged.path, "log-file", "", "append the log to this `file`, reopened on SIGHUP (default standard error)")
+	fs.StringVar(&s.logFile.path, "log-file", "", "append the log to this `file`, reopened on SIGHUP (default standard error)")
 	logFormat := fs.String("log-format", "text", "`format` of the log: text or json")
 	logLevel := fs.String("log-level", "info", "lowest `level` to log: debug, info, warning, error or critical")
 	fs.DurationVar(&s.slow, "slow", 100*time.Millisecond, "log a request that takes longer as slow")
@@ -197,25 +195,26 @@ func (s *service) parseFlags(args []string, stdout io.Writer) error {
 		fmt.Fprintln(stdout, "taskapi", s.version, s.revision, runtime.Version())
 		return flag.ErrHelp
 	}
-	var level slog.Level
-	isLevel := level.UnmarshalText([]byte(fromGuide.Replace(strings.ToUpper(*logLevel)))) == nil
-	absurd := func(res *resource) bool { return !(res.high >= 0 && res.high <= 100) }
-	rules := map[string]bool{
-		"no argument follows the flags":                              fs.NArg() == 0,
-		"-max-tasks must be at least 1":                              s.store.capacity >= 1,
-		"-rate must not be negative":                                 s.limiter.rate >= 0,
-		"-tls-cert and -tls-key need each other":                     (s.certFile == "") == (s.keyFile == ""),
-		"-log-format must be text or json":                           *logFormat == "text" || *logFormat == "json",
-		"-log-level must be debug, info, warning, error or critical": isLevel,
-		"-cpu-high, -memory-high and -disk-high are from 0 to 100":   !slices.ContainsFunc(s.host, absurd),
-		"-slow, -drain and -shutdown-timeout must not be negative":   min(s.slow, s.drain, s.shutdownTimeout) >= 0,
-	}
-	for _, rule := range slices.Sorted(maps.Keys(rules)) {
-		if !rules[rule] {
-			return fmt.Errorf("%s (%w)", rule, errUsage)
+	level := slices.Index(levelNames, strings.ToUpper(*logLevel))
+	isAbsurd := func(res *resource) bool { return !(res.high >= 0 && res.high <= 100) }
+	for _, rule := range []struct {
+		kept bool
+		text string
+	}{
+		{fs.NArg() == 0, "no argument follows the flags"},
+		{s.store.capacity >= 1, "-max-tasks must be at least 1"},
+		{s.limiter.rate >= 0, "-rate must not be negative"},
+		{(s.certFile == "") == (s.keyFile == ""), "-tls-cert and -tls-key need each other"},
+		{*logFormat == "text" || *logFormat == "json", "-log-format must be text or json"},
+		{level >= 0, "-log-level must be debug, info, warning, error or critical"},
+		{!slices.ContainsFunc(s.host, isAbsurd), "-cpu-high, -memory-high and -disk-high are from 0 to 100"},
+		{min(s.slow, s.drain, s.shutdownTimeout) >= 0, "-slow, -drain and -shutdown-timeout must not be negative"},
+	} {
+		if !rule.kept {
+			return fmt.Errorf("%s (%w)", rule.text, errUsage)
 		}
 	}
-	s.log = slog.New(newLogHandler(s.logged, *logFormat, level))
+	s.log = slog.New(newLogHandler(s.logFile, *logFormat, slog.LevelDebug+4*slog.Level(level)))
 	return nil
 }
 
@@ -262,31 +261,23 @@ func (s *service) index(w *response, r *http.Request) error {
 	return w.sendJSON(http.StatusOK, map[string]any{"service": serviceName, "version": s.version, "endpoints": endpoints})
 }
 
-// profile: GET /debug/pprof/. The pprof package has put its handlers into the default mux, which names its own routes in
-// r.Pattern. Here all of them are one route, and so one series in the metrics.
-func (s *service) profile(w *response, r *http.Request) error {
-	defer func(route string) { r.Pattern = route }(r.Pattern)
-	// A profile may take longer than a body may: net/http would cancel it when the read deadline passes. (The write
-	// deadline is moved by pprof itself.)
-	http.NewResponseController(w).SetReadDeadline(time.Time{})
-	http.DefaultServeMux.ServeHTTP(w, r)
-	return nil
-}
-
 // ServeHTTP is what happens to every request: mux → handle → guard → handler, and then finish, whatever became of it.
 func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	w := &response{ResponseWriter: rw, requestID: requestID(r), draining: &s.draining}
+	w := &response{ResponseWriter: rw, start: time.Now(), requestID: requestID(r), draining: &s.draining}
 	s.metrics.inFlight.Add(1)
-	defer s.finish(w, r, time.Now())
+	defer s.finish(w, r)
 	h := rw.Header()
 	h["X-Request-Id"] = []string{w.requestID}
-	h["X-Content-Type-Options"] = []string{"nosniff"}
-	h["Cache-Control"] = []string{"no-store"}
+	h["X-Content-Type-Options"] = nosniff
+	h["Cache-Control"] = noStore
 	s.mux.ServeHTTP(w, r)
 	if w.held != 0 {
 		s.handle(w, r, s.unserved)
 	}
 }
+
+// Values of headers that are in almost every answer: made once, and never changed.
+var nosniff, noStore, jsonType = []string{"nosniff"}, []string{"no-store"}, []string{"application/json"}
 
 // requestID is the client's X-Request-Id if it is 1 to 64 of A-Za-z0-9._-, else a fresh one, which need not be secret.
 func requestID(r *http.Request) string {
@@ -372,19 +363,21 @@ func (s *service) unserved(w *response, r *http.Request) error {
 // that comes through there is held back, and the envelope is sent in its place.
 type response struct {
 	http.ResponseWriter
+	start     time.Time
 	requestID string
 	draining  *atomic.Bool
 
-	status  int         // of the answer, 0 until it has begun
-	bytes   int         // of the answer's body
-	held    int         // status of a page that was held back, or 0
-	problem problem     // that the answer carries, or none
-	notes   []slog.Attr // more for the log line
+	status int         // of the answer, 0 until it has begun
+	bytes  int         // of the answer's body
+	held   int         // status of a page that was held back, or 0
+	code   string      // error_code that the answer carries, or empty
+	attack bool        // the request tries to smuggle something in
+	notes  []slog.Attr // more for the log line
 }
 
 // send answers with the whole body.
-func (w *response) send(status int, contentType string, body []byte) {
-	w.Header()["Content-Type"] = []string{contentType}
+func (w *response) send(status int, contentType []string, body []byte) {
+	w.Header()["Content-Type"] = contentType
 	w.begin(status)
 	w.bytes, _ = w.ResponseWriter.Write(body) // a client that is gone needs no error
 }
@@ -400,12 +393,12 @@ func (w *response) begin(status int) {
 
 // WriteHeader implements http.ResponseWriter for other people's code.
 func (w *response) WriteHeader(status int) {
-	if w.status == 0 && w.held == 0 {
-		if status >= 400 {
-			w.held = status
-		} else {
-			w.begin(status)
-		}
+	switch {
+	case w.status != 0 || w.held != 0: // only the first one counts
+	case status >= 400:
+		w.held = status
+	default:
+		w.begin(status)
 	}
 }
 
@@ -424,13 +417,13 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // classify says what kind of thing happened: the level of the request's log line, and its category, which may be none.
 func (s *service) classify(w *response, d time.Duration) (slog.Level, string) {
-	category := kinds[w.problem.Code].category
+	category := kinds[w.code].category
 	switch {
 	case w.status == http.StatusServiceUnavailable: // a health check has found something
 		return slog.LevelWarn, ""
 	case w.status >= 500:
 		return slog.LevelError, ""
-	case w.problem.attack:
+	case w.attack:
 		return slog.LevelWarn, "ATTACK"
 	case category != "":
 		return slog.LevelWarn, category
@@ -442,21 +435,21 @@ func (s *service) classify(w *response, d time.Duration) (slog.Level, string) {
 
 // finish answers for a handler that panicked, counts the request, and logs it: all before net/http sends the end of the
 // answer, so that a client who has it can rely on the counters.
-func (s *service) finish(w *response, r *http.Request, start time.Time) {
+func (s *service) finish(w *response, r *http.Request) {
 	panicked, begun := recover(), w.status != 0
 	if panicked != nil && !begun {
-		w.fail(refuse("INTERNAL_ERROR", "internal error"))
+		w.fail(errors.New("a handler panicked"))
 	}
-	d := time.Since(start)
+	d := time.Since(w.start)
 	level, category := s.classify(w, d)
 	_, route, _ := strings.Cut(r.Pattern, " ")
 	route = cmp.Or(route, "unmatched")
-	if r.Method == http.MethodHead {
-		w.bytes = 0 // net/http leaves the body out
-	}
 	msg := "request"
 	if d > s.slow {
 		msg = "SLOW request"
+	}
+	if r.Method == http.MethodHead {
+		w.bytes = 0 // net/http leaves the body out
 	}
 	if category != "" {
 		w.notes = append(w.notes, slog.String("category", category))
@@ -466,11 +459,11 @@ func (s *service) finish(w *response, r *http.Request, start time.Time) {
 		w.notes = append(w.notes, slog.Any("panic", panicked), slog.String("stack", string(debug.Stack())))
 	}
 	s.metrics.inFlight.Add(-1)
-	s.metrics.observe(r.Method, route, w.status, d, category, w.problem.Code)
+	s.metrics.observe(r.Method, route, w.status, d, category, w.code)
 	s.log.LogAttrs(r.Context(), level, msg, append([]slog.Attr{
 		slog.String("method", r.Method),
 		slog.String("route", route),
-		slog.String("path", printable(r.URL.EscapedPath())),
+		slog.String("path", strings.ReplaceAll(r.URL.EscapedPath(), "=", "%3D")), // so that it looks like no other field
 		slog.Int("status", w.status),
 		slog.Duration("duration", d),
 		slog.Int("bytes", w.bytes),
@@ -482,31 +475,17 @@ func (s *service) finish(w *response, r *http.Request, start time.Time) {
 	}
 }
 
-// printable makes text that a client chose safe for a log line: without what cannot be printed, and without what could
-// look like the end of a value and the beginning of another field.
-func printable(text string) string {
-	return strings.Map(func(c rune) rune {
-		if c == utf8.RuneError || !unicode.IsPrint(c) || strings.ContainsRune(` "=`, c) {
-			return '?'
-		}
-		return c
-	}, text)
-}
-
 const levelCritical = slog.LevelError + 4 // for what must not happen
 
-// The operations guide greps for level names of which slog spells two in another way.
-var (
-	toGuide   = strings.NewReplacer("WARN", "WARNING", "ERROR+4", "CRITICAL")
-	fromGuide = strings.NewReplacer("WARNING", "WARN", "CRITICAL", "ERROR+4")
-)
+// levelNames are what the operations guide greps for. slog's levels are 4 apart.
+var levelNames = []string{"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 
-// newLogHandler returns a slog handler that writes the guide's level names, and the time in UTC.
-func newLogHandler(out io.Writer, format string, level slog.Level) slog.Handler {
-	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+// newLogHandler returns slog's own handler, but with levelNames and in UTC.
+func newLogHandler(out io.Writer, format string, lowest slog.Level) slog.Handler {
+	options := &slog.HandlerOptions{Level: lowest, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		switch a.Key {
 		case slog.LevelKey:
-			a.Value = slog.StringValue(toGuide.Replace(a.Value.String()))
+			a.Value = slog.StringValue(levelNames[(a.Value.Any().(slog.Level)-slog.LevelDebug)/4])
 		case slog.TimeKey:
 			a.Value = slog.TimeValue(a.Value.Time().UTC())
 		}
@@ -518,34 +497,45 @@ func newLogHandler(out io.Writer, format string, level slog.Level) slog.Handler 
 	return slog.NewTextHandler(out, options)
 }
 
-// logFile is where the log goes: a file that can be reopened, or standard error. Under load, lines go there together,
-// once in a millisecond: a system call for each would cost more than everything else that is done for a request.
+// logFile is where the log goes: a file that can be reopened, or standard error. A line after a quiet millisecond is
+// written at once; those that come within the next one are written at its end, together, because a system call for each
+// would cost more than everything else that is done for a request.
 type logFile struct {
-	path    string // empty for standard error
-	written atomic.Int64
-	wake    chan struct{} // has room for one wish to be flushed
+	path    string       // empty for standard error
+	written atomic.Int64 // bytes
 
 	mu    sync.Mutex // guards what follows
 	out   io.Writer
-	lines []byte // not yet written to out; whole lines, so that none is torn
+	lines []byte      // not yet written; whole lines, so that none is torn
+	next  *time.Timer // flushes at the end of the millisecond; nil in quiet times
 }
 
-// Write implements io.Writer.
+// Write implements io.Writer. It waits while out does: a log that is slow must not fill the memory.
 func (l *logFile) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lines = append(l.lines, line...)
-	select {
-	case l.wake <- struct{}{}:
-	default:
+	if l.next == nil {
+		l.writeLines()
+		l.next = time.AfterFunc(time.Millisecond, l.flush)
 	}
 	return len(line), nil
 }
 
-// flush writes the waiting lines. Others wait for it: a log that is slow must not fill the memory.
+// flush writes the lines that wait, and looks again in a millisecond.
 func (l *logFile) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(l.lines) == 0 {
+		l.next = nil
+		return
+	}
+	l.writeLines()
+	l.next.Reset(time.Millisecond)
+}
+
+// writeLines needs the lock.
+func (l *logFile) writeLines() {
 	n, _ := l.out.Write(l.lines) // where could the error be told?
 	l.written.Add(int64(n))
 	l.lines = l.lines[:0]
@@ -557,9 +547,9 @@ func (l *logFile) reopen() error {
 	if err != nil {
 		return err
 	}
-	l.flush()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.writeLines()
 	if old, ok := l.out.(*os.File); ok && old != os.Stderr {
 		old.Close()
 	}
@@ -567,21 +557,14 @@ func (l *logFile) reopen() error {
 	return nil
 }
 
-// run flushes and reopens the log for as long as the process lives. logrotate sends SIGHUP when it has moved the file.
-func (l *logFile) run(log *slog.Logger) {
+// reopenOnHangup does what SIGHUP asks for, for as long as the process lives. logrotate sends it when it has moved the
+// file.
+func (l *logFile) reopenOnHangup(log *slog.Logger) {
 	hangups := make(chan os.Signal, 1)
-	if l.path != "" {
-		signal.Notify(hangups, syscall.SIGHUP)
-	}
-	for {
-		select {
-		case <-l.wake:
-			l.flush()
-			time.Sleep(time.Millisecond)
-		case <-hangups:
-			if err := l.reopen(); err != nil {
-				log.Error("the log file could not be reopened", "cause", err)
-			}
+	signal.Notify(hangups, syscall.SIGHUP)
+	for range hangups {
+		if err := l.reopen(); err != nil {
+			log.Error("the log file could not be reopened", "cause", err)
 		}
 	}
 }
@@ -628,18 +611,21 @@ func (s *service) watchdog() {
 
 // serve answers requests from ln until ctx ends, and then stops without losing one.
 func (s *service) serve(ctx context.Context, ln net.Listener) error {
-	var open sync.Map // net.Conn → http.ConnState
+	var mu sync.Mutex
+	connections := map[net.Conn]http.ConnState{} // guarded by mu
 	server := &http.Server{
 		Handler:                      s,
-		DisableGeneralOptionsHandler: true,             // OPTIONS * is answered as everything else
-		ReadHeaderTimeout:            5 * time.Second,  // no longer than this does a slow client hold a goroutine
-		ReadTimeout:                  10 * time.Second, // the body included
+		DisableGeneralOptionsHandler: true,            // OPTIONS * is answered as everything else
+		ReadHeaderTimeout:            5 * time.Second, // no longer than this does a slow client hold a goroutine,
+		ReadTimeout:                  5 * time.Second, // the body included; one deadline costs half as much as two
 		WriteTimeout:                 15 * time.Second,
 		IdleTimeout:                  75 * time.Second, // longer than a proxy's: let it be the one that hangs up
 		MaxHeaderBytes:               16 << 10,
 		ConnState: func(conn net.Conn, state http.ConnState) {
-			if open.Store(conn, state); state == http.StateClosed {
-				open.Delete(conn)
+			mu.Lock()
+			defer mu.Unlock()
+			if connections[conn] = state; state == http.StateClosed {
+				delete(connections, conn)
 			}
 		},
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
@@ -659,26 +645,22 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	}
 	// Not Server.Shutdown: it drops requests that are just being read, and hangs up on clients that are just sending.
 	// Every connection gets the chance to end by "Connection: close"; who has not sent a header by then must be quick.
-	closed, patience := time.Now(), min(500*time.Millisecond, s.shutdownTimeout)
-	for {
-		waited := time.Since(closed)
-		if count(&open, http.StateNew, http.StateActive, http.StateIdle) == 0 || // in one look: they change
-			waited >= patience && count(&open, http.StateActive) == 0 {
+	for closed := time.Now(); ; time.Sleep(time.Millisecond) {
+		active := 0
+		mu.Lock()
+		for _, state := range connections {
+			if state == http.StateActive {
+				active++
+			}
+		}
+		open, waited := len(connections), time.Since(closed)
+		mu.Unlock()
+		switch {
+		case open == 0, active == 0 && waited >= 500*time.Millisecond:
 			s.log.Info("stopped")
 			return nil
-		} else if waited >= s.shutdownTimeout {
+		case active > 0 && waited >= s.shutdownTimeout:
 			return fmt.Errorf("cut off requests that were not answered within %v", s.shutdownTimeout)
 		}
-		time.Sleep(time.Millisecond)
 	}
-}
-
-// count returns how many of the connections are in one of the states.
-func count(connections *sync.Map, states ...http.ConnState) (n int) {
-	for _, state := range connections.Range {
-		if slices.Contains(states, state.(http.ConnState)) {
-			n++
-		}
-	}
-	return n
 }

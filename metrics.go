@@ -6,6 +6,7 @@ package main
 import (
 	"maps"
 	"net/http"
+	_ "net/http/pprof" // puts its handlers into the default mux
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -60,7 +61,9 @@ func newMetrics(routes []route) *metrics {
 	}
 	m.events["ATTACK"], m.events["PERFORMANCE"] = 0, 0
 	for code, kind := range kinds {
-		m.problems[code], m.events[kind.category] = 0, 0
+		if m.problems[code] = 0; kind.category != "" {
+			m.events[kind.category] = 0
+		}
 	}
 	return m
 }
@@ -74,9 +77,9 @@ func (m *metrics) observe(method, route string, status int, d time.Duration, cat
 		method = "other"
 	}
 	bucket, _ := slices.BinarySearch(bounds[:], d.Seconds()) // what is equal to a bound belongs below it
+	e := endpoint(method, route)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := endpoint(method, route)
 	t := m.endpoints[e]
 	if t == nil {
 		t = &traffic{codes: map[int]int{}}
@@ -85,8 +88,12 @@ func (m *metrics) observe(method, route string, status int, d time.Duration, cat
 	t.codes[status]++
 	t.buckets[bucket]++
 	t.seconds += d.Seconds()
-	m.events[category]++
-	m.problems[code]++
+	if category != "" {
+		m.events[category]++
+	}
+	if code != "" {
+		m.problems[code]++
+	}
 }
 
 // metricsPage: GET /metrics. The page is complete before it is sent, because half of it would be valid, too.
@@ -96,7 +103,7 @@ func (s *service) metricsPage(w *response, r *http.Request) error {
 	s.writeState(&p, time.Now())
 	p.writeRuntime()
 	w.Header().Del("Cache-Control")
-	w.send(http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", p)
+	w.send(http.StatusOK, []string{"text/plain; version=0.0.4; charset=utf-8"}, p)
 	return nil
 }
 
@@ -107,16 +114,15 @@ func (m *metrics) write(p *page) {
 	order := slices.Sorted(maps.Keys(m.endpoints))
 	p.family("http_requests_total", "counter", "Requests answered, by mux pattern and status code.")
 	for _, e := range order {
-		codes := m.endpoints[e].codes
-		for _, code := range slices.Sorted(maps.Keys(codes)) {
-			p.sample("http_requests_total", "{"+e+`,code="`+strconv.Itoa(code)+`"}`, float64(codes[code]))
+		t := m.endpoints[e]
+		for _, code := range slices.Sorted(maps.Keys(t.codes)) {
+			p.sample("http_requests_total", "{"+e+`,code="`+strconv.Itoa(code)+`"}`, float64(t.codes[code]))
 		}
 	}
 	const duration = "http_request_duration_seconds"
 	p.family(duration, "histogram", "Time from the end of a request's header to the end of its handler.")
 	for _, e := range order {
-		t := m.endpoints[e]
-		count := 0
+		t, count := m.endpoints[e], 0
 		for i, n := range t.buckets {
 			count += n
 			p.sample(duration+"_bucket", "{"+e+`,le="`+boundLabels[i]+`"}`, float64(count))
@@ -134,12 +140,16 @@ func (m *metrics) write(p *page) {
 func (s *service) writeState(p *page, now time.Time) {
 	p.scalar("tasks_stored", "gauge", "Tasks in the store.", float64(s.store.len()))
 	p.scalar("tasks_capacity", "gauge", "Tasks that the store can hold.", float64(s.store.capacity))
-	p.scalar("log_written_bytes_total", "counter", "Bytes of log written.", float64(s.logged.written.Load()))
+	p.scalar("log_written_bytes_total", "counter", "Bytes of log written.", float64(s.logFile.written.Load()))
 	p.family("taskapi_build_info", "gauge", "Always 1; the labels say what is running.")
 	p.sample("taskapi_build_info", labels("version", s.version, "revision", s.revision, "goversion", runtime.Version()), 1)
 	p.family("health_check_status", "gauge", "1 if the check of the detailed health is healthy, else 0.")
-	for _, check := range s.checks(now) {
-		p.sample("health_check_status", labels("check", check.name), map[bool]float64{true: 1}[check.reason == ""])
+	for _, c := range s.checks(now) {
+		healthy := 1.0
+		if c.reason != "" {
+			healthy = 0
+		}
+		p.sample("health_check_status", labels("check", c.name), healthy)
 	}
 	for _, res := range s.host {
 		if u, reason := res.fresh(now); reason == "" {
@@ -243,6 +253,17 @@ func (p *page) writeRuntime() {
 	}
 }
 
+// profile: GET /debug/pprof/. The default mux names its own routes in r.Pattern; here all of them are one route, and so
+// one series on the page.
+func (s *service) profile(w *response, r *http.Request) error {
+	defer func(route string) { r.Pattern = route }(r.Pattern)
+	// A profile may take longer than a body may: net/http would cancel it when the read deadline passes. (The write
+	// deadline is moved by pprof itself.)
+	http.NewResponseController(w).SetReadDeadline(time.Time{})
+	http.DefaultServeMux.ServeHTTP(w, r)
+	return nil
+}
+
 // page is Prometheus text in the making. All samples of a family follow its heading at once.
 type page []byte
 
@@ -263,13 +284,11 @@ func (p *page) scalar(name, kind, help string, value float64) {
 	p.sample(name, "", value)
 }
 
-// counters adds a family of counters that differ in one label. What was counted without one is of no interest.
+// counters adds a family of counters that differ in one label.
 func (p *page) counters(name, help, label string, counts map[string]int) {
 	p.family(name, "counter", help)
 	for _, value := range slices.Sorted(maps.Keys(counts)) {
-		if value != "" {
-			p.sample(name, labels(label, value), float64(counts[value]))
-		}
+		p.sample(name, labels(label, value), float64(counts[value]))
 	}
 }
 

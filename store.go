@@ -11,57 +11,53 @@ import (
 // storeFull says why a task cannot be added.
 const storeFull = "the store is full"
 
+// chunk is how many tasks are allocated together.
+const chunk = 256
+
 // store keeps tasks in memory, in order of creation. Its methods may be called concurrently, and none takes longer
 // because more tasks are stored.
 type store struct {
 	capacity int // at least 1; set before the first use
 
 	// mu guards what follows. A plain Mutex: every section is short, and an RWMutex would cost each of them more.
-	mu   sync.Mutex
-	byID map[string]*entry
-	head entry  // comes before the oldest task, and is none
-	last *entry // the newest task, or head
+	mu       sync.Mutex
+	position map[string]int // in tasks, by id
+	// tasks are in chunks, because one slice of them would have to be copied whenever it outgrows its array, and an
+	// unlucky request would wait for that.
+	tasks []*[chunk]Task
 }
 
-// entry is a stored task and a link to the one created after it. A slice in order of creation would have to be copied
-// whenever it outgrows its array, and one unlucky request would wait for that; a link never moves.
-type entry struct {
-	task Task
-	next *entry
-}
-
-func newStore() *store {
-	s := &store{byID: map[string]*entry{}}
-	s.last = &s.head
-	return s
-}
+func newStore() *store { return &store{position: map[string]int{}} }
 
 // add stores a new task and returns it. ok is false if the store is full; nothing has changed then.
-func (s *store) add(name, userID string) (task Task, ok bool) {
-	e := &entry{task: Task{
+func (s *store) add(name, userID string, now time.Time) (task Task, ok bool) {
+	task = Task{
 		ID:        "task_" + rand.Text(), // 130 random bits, letters and digits: no guess hits, no two collide
 		Name:      name,
 		UserID:    userID,
 		Status:    "pending",
-		CreatedAt: timestamp(time.Now()),
-	}}
+		CreatedAt: timestamp(now),
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.byID) >= s.capacity {
-		return task, false
+	n := len(s.position)
+	if n >= s.capacity {
+		return Task{}, false
 	}
-	s.byID[e.task.ID] = e
-	s.last.next = e
-	s.last = e
-	return e.task, true
+	if n%chunk == 0 {
+		s.tasks = append(s.tasks, new([chunk]Task))
+	}
+	s.tasks[n/chunk][n%chunk] = task
+	s.position[task.ID] = n
+	return task, true
 }
 
 // get returns the task with this id, and whether there is one.
 func (s *store) get(id string) (task Task, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.byID[id]; e != nil {
-		return e.task, true
+	if i, ok := s.position[id]; ok {
+		return s.tasks[i/chunk][i%chunk], true
 	}
 	return task, false
 }
@@ -71,18 +67,21 @@ func (s *store) get(id string) (task Task, ok bool) {
 func (s *store) page(after string, limit int) (tasks []Task, next string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := &s.head
+	begin := 0
 	if after != "" {
-		if e = s.byID[after]; e == nil {
+		i, ok := s.position[after]
+		if !ok {
 			return nil, "", false
 		}
+		begin = i + 1
 	}
-	tasks = []Task{} // JSON says [] for an empty page, not null
-	for ; e.next != nil && len(tasks) < limit; e = e.next {
-		tasks = append(tasks, e.next.task)
+	end := min(begin+limit, len(s.position))
+	tasks = make([]Task, 0, end-begin) // [] in JSON, even if empty
+	for i := begin; i < end; i++ {
+		tasks = append(tasks, s.tasks[i/chunk][i%chunk])
 	}
-	if e.next != nil {
-		next = e.task.ID
+	if end < len(s.position) {
+		next = tasks[len(tasks)-1].ID
 	}
 	return tasks, next, true
 }
@@ -91,5 +90,5 @@ func (s *store) page(after string, limit int) (tasks []Task, next string, ok boo
 func (s *store) len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.byID)
+	return len(s.position)
 }

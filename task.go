@@ -4,9 +4,9 @@ package main
 // for a request's body and query, and the one form in which every error of the service leaves it.
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"math"
@@ -33,7 +33,7 @@ type Task struct {
 }
 
 // timestamp returns RFC 3339 in UTC and whole seconds: load tools count bodies of changing length as failed.
-func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
+func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // createTask: POST /api/tasks.
 func (s *service) createTask(w *response, r *http.Request) error {
@@ -41,21 +41,33 @@ func (s *service) createTask(w *response, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if wait := s.limiter.take(time.Now()); wait > 0 {
+	now := time.Now() // not w.start: the body may have taken its time
+	if wait := s.limiter.take(now); wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 		return refuse("RATE_LIMITED", "too many tasks are being created; try again later")
 	}
-	task, ok := s.store.add(name, userID)
+	task, ok := s.store.add(name, userID, now)
 	if !ok {
 		return refuse("STORE_FULL", storeFull)
 	}
 	s.metrics.created.Add(1)
-	w.notes = append(w.notes, slog.String("task_id", task.ID), slog.String("user_id", printable(task.UserID)))
+	w.notes = []slog.Attr{slog.String("task_id", task.ID), slog.String("user_id", printable(task.UserID))}
 	w.Header().Set("Location", "/api/tasks/"+task.ID)
 	return w.sendJSON(http.StatusCreated, struct {
 		Task
 		Message string `json:"message"`
 	}{task, "task created"})
+}
+
+// printable makes text that a client chose safe for a log line: without what cannot be printed, and without what could
+// look like the end of a value and the beginning of another field.
+func printable(text string) string {
+	return strings.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) || strings.ContainsRune(` "=`, c) {
+			return '?'
+		}
+		return c
+	}, text)
 }
 
 // getTask: GET /api/tasks/{task_id}.
@@ -79,7 +91,7 @@ func (s *service) storage(w *response, r *http.Request) error {
 // sendPage answers with the part of the list of tasks that the query asks for, and with stats if there are any.
 func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) error {
 	limit, after := 100, ""
-	invalid := refuse("VALIDATION_ERROR", "the request breaks the rules in details")
+	var invalid faults
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		invalid.add("query", "INVALID_VALUE", "the query string is not well formed")
@@ -103,8 +115,8 @@ func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) e
 	if !ok {
 		invalid.add("after", "INVALID_VALUE", "there is no such task to continue after")
 	}
-	if len(invalid.Details) > 0 {
-		return invalid
+	if invalid != nil {
+		return invalid.problem()
 	}
 	return w.sendJSON(http.StatusOK, struct {
 		Stats map[string]any `json:"storage_stats,omitempty"`
@@ -127,12 +139,15 @@ func parseTask(w *response, r *http.Request) (name, userID string, err error) {
 	if json.Unmarshal(body, &object); object == nil {
 		return "", "", refuse("MALFORMED_JSON", "the body is not one valid JSON object")
 	}
-	invalid := refuse("VALIDATION_ERROR", "the request breaks the rules in details")
+	var invalid faults
 	take := func(field, absent string) string { // absent is the value of an optional field that is not there
 		given, present := object[field]
 		delete(object, field)
 		if text, isString := given.(string); isString {
-			return invalid.text(field, text)
+			text = strings.Clone(strings.TrimSpace(text)) // or the store would keep the blanks around it, too
+			w.attack = w.attack || strings.ContainsFunc(text, unicode.IsControl)
+			invalid.judge(field, text)
+			return text
 		} else if present {
 			invalid.add(field, "INVALID_TYPE", "this field is a string")
 		} else if absent == "" {
@@ -144,8 +159,8 @@ func parseTask(w *response, r *http.Request) (name, userID string, err error) {
 	for _, field := range slices.Sorted(maps.Keys(object)) {
 		invalid.add(field, "UNKNOWN_FIELD", "this field is not known")
 	}
-	if len(invalid.Details) > 0 {
-		return "", "", invalid
+	if invalid != nil {
+		return "", "", invalid.problem()
 	}
 	return name, userID, nil
 }
@@ -159,10 +174,8 @@ func readJSON(w *response, r *http.Request) ([]byte, error) {
 	if coding := r.Header.Get("Content-Encoding"); kind != "application/json" || coding != "" && !strings.EqualFold(coding, "identity") {
 		return nil, refuse("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json, not compressed")
 	}
-	var body bytes.Buffer
-	body.Grow(int(min(max(r.ContentLength, 0), maxBody)) + bytes.MinRead)
 	// MaxBytesReader tells net/http's own writer to close the connection, so it must not be given the wrapper.
-	_, err := body.ReadFrom(http.MaxBytesReader(w.ResponseWriter, r.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w.ResponseWriter, r.Body, maxBody))
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return nil, refuse("BODY_TOO_LARGE", "the body is larger than 64 KiB")
 	} else if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -170,30 +183,27 @@ func readJSON(w *response, r *http.Request) ([]byte, error) {
 	} else if err != nil {
 		return nil, refuse("MALFORMED_JSON", "the body ended early or was framed wrongly")
 	}
-	if !utf8.Valid(body.Bytes()) {
-		p := refuse("MALFORMED_JSON", "the body is not valid UTF-8")
-		p.attack = true
-		return nil, p
+	if !utf8.Valid(body) {
+		w.attack = true
+		return nil, refuse("MALFORMED_JSON", "the body is not valid UTF-8")
 	}
-	return body.Bytes(), nil
+	return body, nil
 }
 
 // problem is an error as a client sees it, and the JSON form of it. All that a client may know is in here; the cause of
 // an error that is no problem goes to the log alone.
 type problem struct {
-	Code      string  `json:"error_code"` // a key of kinds
-	Message   string  `json:"error_message"`
-	Details   []fault `json:"details"`
-	Timestamp string  `json:"timestamp"`
-	RequestID string  `json:"request_id"`
-
-	attack bool // the request tries to smuggle something in
+	Code      string `json:"error_code"` // a key of kinds
+	Message   string `json:"error_message"`
+	Details   faults `json:"details"`
+	Timestamp string `json:"timestamp"`
+	RequestID string `json:"request_id"`
 }
 
 func (p *problem) Error() string { return p.Message }
 
 func refuse(code, message string) *problem {
-	return &problem{Code: code, Message: message, Details: []fault{}} // [] in JSON, not null
+	return &problem{Code: code, Message: message, Details: faults{}} // [] in JSON, not null
 }
 
 // kinds has every error_code, the status of the answer that carries it, and the category of its log line, if any.
@@ -215,38 +225,38 @@ var kinds = map[string]struct {
 	"STORE_FULL":             {http.StatusInsufficientStorage, ""},
 }
 
-// fault is one thing wrong with one part of a request.
+// faults is what is wrong with the parts of a request: all of it, or at least the first 20 things.
+type faults []fault
+
 type fault struct {
 	Field   string `json:"field"`
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }
 
-// add notes one more fault: a request is told all that is wrong with it, or at least the first 20 things.
-func (p *problem) add(field, code, message string) {
-	if len(p.Details) < 20 {
-		p.Details = append(p.Details, fault{field, code, message})
+func (f *faults) add(field, code, message string) {
+	if len(*f) < 20 {
+		*f = append(*f, fault{field, code, message})
 	}
 }
 
-// text judges the value of a text field and returns it without the white space around it.
-func (p *problem) text(field, given string) string {
-	text := strings.TrimSpace(given)
+// judge adds what is wrong with the value of a text field.
+func (f *faults) judge(field, text string) {
 	switch n := utf8.RuneCountInString(text); {
 	case n == 0:
-		p.add(field, "REQUIRED", "this field is empty")
+		f.add(field, "REQUIRED", "this field is empty")
 	case n > 100:
-		p.add(field, "TOO_LONG", "this field has more than 100 characters")
+		f.add(field, "TOO_LONG", "this field has more than 100 characters")
 	}
-	control := strings.ContainsFunc(text, unicode.IsControl)
-	if control || strings.ContainsRune(text, utf8.RuneError) {
-		p.add(field, "INVALID_CHARACTER", "this field has a control character or damaged text in it")
-		p.attack = p.attack || control
+	if strings.ContainsFunc(text, func(c rune) bool { return c == utf8.RuneError || unicode.IsControl(c) }) {
+		f.add(field, "INVALID_CHARACTER", "this field has a control character or damaged text in it")
 	}
-	if len(text) < len(given) {
-		text = strings.Clone(text) // the store must not keep 60 KiB of blanks alive for the sake of a short name
-	}
-	return text
+}
+
+func (f faults) problem() *problem {
+	p := refuse("VALIDATION_ERROR", "the request breaks the rules in details")
+	p.Details = f
+	return p
 }
 
 // fail answers with the error envelope. An error that is no *problem tells the client nothing of the inside.
@@ -257,7 +267,7 @@ func (w *response) fail(err error) {
 		p = refuse("INTERNAL_ERROR", "internal error")
 	}
 	p.Timestamp, p.RequestID = timestamp(time.Now()), w.requestID
-	w.problem = *p
+	w.code = p.Code
 	w.sendJSON(kinds[p.Code].status, p)
 }
 
@@ -265,7 +275,7 @@ func (w *response) fail(err error) {
 func (w *response) sendJSON(status int, v any) error {
 	body, err := json.Marshal(v)
 	if err == nil {
-		w.send(status, "application/json", append(body, '\n'))
+		w.send(status, jsonType, append(body, '\n'))
 	}
 	return err
 }
