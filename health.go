@@ -106,26 +106,22 @@ func (s *service) checks(now time.Time) [3]check {
 // resource is something of the host that can run short.
 type resource struct {
 	gauge[usage]
-	left string  // what the detailed health calls usage.left
 	high float64 // percent above which it is told as high, which is information and no fault
 }
 
 // usage is how much of a resource is in use.
 type usage struct {
 	ratio float64 // from 0 to 1
-	left  uint64  // bytes; nothing for the CPU
+	left  string  // bytes, as a member for JSON with a comma; nothing for the CPU
 }
 
 // facts is how the detailed health shows a reading.
 func (res *resource) facts(u usage) string {
-	percent, status, left := math.Round(u.ratio*1000)/10, "normal", ""
+	percent, status := math.Round(u.ratio*1000)/10, "normal"
 	if percent > res.high {
 		status = "high"
 	}
-	if res.left != "" {
-		left = fmt.Sprintf("%q:%d,", res.left, u.left)
-	}
-	return fmt.Sprintf(`,%q:{"usage_percent":%.1f,%s"status":%q}`, res.name, percent, left, status)
+	return fmt.Sprintf(`,%q:{"usage_percent":%.1f,%s"status":%q}`, res.name, percent, u.left, status)
 }
 
 // startSampler returns when everything has been read once, and goes on for as long as the process lives.
@@ -180,7 +176,7 @@ var errImpossible = errors.New("the reading is empty or impossible")
 
 // newUsage is the usage of used out of total. Numbers that cannot be true (and NaN) are an error: gopsutil v3, which is
 // frozen, returns such numbers without one, for example where /proc cannot be read.
-func newUsage(used, total float64, left uint64) (usage, error) {
+func newUsage(used, total float64, left string) (usage, error) {
 	if ratio := used / total; total > 0 && ratio >= 0 && ratio <= 1 {
 		return usage{ratio, left}, nil
 	}
@@ -200,11 +196,11 @@ func cpuReader() func() (usage, error) {
 		t := times[0]
 		busy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // guest time is part of user time
 		total := busy + t.Idle + t.Iowait
-		if _, err := newUsage(busy, total, 0); err != nil { // the counters themselves are impossible
+		if _, err := newUsage(busy, total, ""); err != nil { // the counters themselves are impossible
 			return usage{}, err
 		}
 		// No time has passed, or a counter went back, as the kernel's iowait may: the last value still stands.
-		if u, err := newUsage(busy-lastBusy, total-lastTotal, 0); err == nil {
+		if u, err := newUsage(busy-lastBusy, total-lastTotal, ""); err == nil {
 			last = u
 		}
 		lastBusy, lastTotal = busy, total
@@ -215,13 +211,10 @@ func cpuReader() func() (usage, error) {
 // readMemory reads how much memory programs can no longer have. (gopsutil's UsedPercent counts a full tmpfs as free.)
 func readMemory() (usage, error) {
 	m, err := mem.VirtualMemory()
-	if err != nil {
-		return usage{}, err
+	if err != nil || m.Available == 0 { // no running host has none at all: nothing was read
+		return usage{}, errors.Join(errImpossible, err)
 	}
-	if m.Available == 0 { // no running host has none at all: nothing was read
-		return usage{}, errImpossible
-	}
-	return newUsage(float64(m.Total)-float64(m.Available), float64(m.Total), m.Available)
+	return newUsage(float64(m.Total)-float64(m.Available), float64(m.Total), fmt.Sprintf(`"available_bytes":%d,`, m.Available))
 }
 
 // readDisk reads how full a file system is, as df does: of what an unprivileged user can have.
@@ -230,5 +223,5 @@ func readDisk(path string) (usage, error) {
 	if err != nil {
 		return usage{}, err
 	}
-	return newUsage(float64(d.Used), float64(d.Used+d.Free), d.Free)
+	return newUsage(float64(d.Used), float64(d.Used+d.Free), fmt.Sprintf(`"free_bytes":%d,`, d.Free))
 }

@@ -195,27 +195,25 @@ func (s *service) parseFlags(args []string, stdout io.Writer) error {
 		fmt.Fprintln(stdout, "taskapi", s.version, s.revision, runtime.Version())
 		return flag.ErrHelp
 	}
-	level := slices.Index(levelNames, strings.ToUpper(*logLevel))
-	isAbsurd := func(res *resource) bool { return !(res.high >= 0 && res.high <= 100) }
-	for _, rule := range []struct {
-		kept bool
-		text string
-	}{
-		{fs.NArg() == 0, "no argument follows the flags"},
-		{s.store.capacity >= 1, "-max-tasks must be at least 1"},
-		{s.limiter.rate >= 0, "-rate must not be negative"},
-		{(s.certFile == "") == (s.keyFile == ""), "-tls-cert and -tls-key need each other"},
-		{*logFormat == "text" || *logFormat == "json", "-log-format must be text or json"},
-		{level >= 0, "-log-level must be debug, info, warning, error or critical"},
-		{!slices.ContainsFunc(s.host, isAbsurd), "-cpu-high, -memory-high and -disk-high are from 0 to 100"},
-		{min(s.slow, s.drain, s.shutdownTimeout) >= 0, "-slow, -drain and -shutdown-timeout must not be negative"},
-	} {
-		if !rule.kept {
-			return fmt.Errorf("%s (%w)", rule.text, errUsage)
+	var err error
+	check := func(kept bool, rule string) {
+		if !kept && err == nil {
+			err = fmt.Errorf("%s (%w)", rule, errUsage)
 		}
 	}
+	level := slices.Index(levelNames, strings.ToUpper(*logLevel))
+	check(fs.NArg() == 0, "no argument follows the flags")
+	check(s.store.capacity >= 1, "-max-tasks must be at least 1")
+	check(s.limiter.rate >= 0, "-rate must not be negative")
+	check((s.certFile == "") == (s.keyFile == ""), "-tls-cert and -tls-key need each other")
+	check(*logFormat == "text" || *logFormat == "json", "-log-format must be text or json")
+	check(level >= 0, "-log-level must be debug, info, warning, error or critical")
+	check(min(s.slow, s.drain, s.shutdownTimeout) >= 0, "-slow, -drain and -shutdown-timeout must not be negative")
+	for _, res := range s.host {
+		check(res.high >= 0 && res.high <= 100, "-"+res.name+"-high must be from 0 to 100")
+	}
 	s.log = slog.New(newLogHandler(s.logFile, *logFormat, slog.LevelDebug+4*slog.Level(level)))
-	return nil
+	return err
 }
 
 // addOrigins takes the value of -cors-origins. Origins are compared byte for byte with what browsers send: lower case.
@@ -460,16 +458,20 @@ func (s *service) finish(w *response, r *http.Request) {
 	}
 	s.metrics.inFlight.Add(-1)
 	s.metrics.observe(r.Method, route, w.status, d, category, w.code)
-	s.log.LogAttrs(r.Context(), level, msg, append([]slog.Attr{
-		slog.String("method", r.Method),
-		slog.String("route", route),
-		slog.String("path", strings.ReplaceAll(r.URL.EscapedPath(), "=", "%3D")), // so that it looks like no other field
-		slog.Int("status", w.status),
-		slog.Duration("duration", d),
-		slog.Int("bytes", w.bytes),
-		slog.String("remote", r.RemoteAddr),
-		slog.String("request_id", w.requestID),
-	}, w.notes...)...)
+	if s.log.Enabled(r.Context(), level) { // not s.log.LogAttrs, which looks up who has called it
+		line := slog.NewRecord(w.start.Add(d), level, msg, 0)
+		line.AddAttrs(
+			slog.String("method", r.Method),
+			slog.String("route", route),
+			slog.String("path", strings.ReplaceAll(r.URL.EscapedPath(), "=", "%3D")), // so that it looks like no other field
+			slog.Int("status", w.status),
+			slog.Duration("duration", d),
+			slog.Int("bytes", w.bytes),
+			slog.String("remote", r.RemoteAddr),
+			slog.String("request_id", w.requestID))
+		line.AddAttrs(w.notes...)
+		s.log.Handler().Handle(r.Context(), line)
+	}
 	if panicked != nil && begun {
 		panic(http.ErrAbortHandler) // nobody may take half an answer for a whole one
 	}
@@ -557,8 +559,7 @@ func (l *logFile) reopen() error {
 	return nil
 }
 
-// reopenOnHangup does what SIGHUP asks for, for as long as the process lives. logrotate sends it when it has moved the
-// file.
+// reopenOnHangup does what SIGHUP asks for, for as long as the process lives: logrotate has moved the file.
 func (l *logFile) reopenOnHangup(log *slog.Logger) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)

@@ -68,12 +68,10 @@ func (s *store) page(after string, limit int) (tasks []Task, next string, ok boo
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	begin := 0
-	if after != "" {
-		i, ok := s.position[after]
-		if !ok {
-			return nil, "", false
-		}
+	if i, found := s.position[after]; found {
 		begin = i + 1
+	} else if after != "" {
+		return nil, "", false
 	}
 	end := min(begin+limit, len(s.position))
 	tasks = make([]Task, 0, end-begin) // [] in JSON, even if empty

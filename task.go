@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"maps"
 	"math"
-	"mime"
 	"net/http"
 	"net/url"
 	"os"
@@ -165,17 +164,22 @@ func parseTask(w *response, r *http.Request) (name, userID string, err error) {
 	return name, userID, nil
 }
 
-// maxBody is the most bytes that a body may have.
-const maxBody = 64 << 10
+const maxBody = 64 << 10 // bytes
 
 // readJSON returns the body of a request that says it is JSON: at most maxBody bytes of valid UTF-8.
-func readJSON(w *response, r *http.Request) ([]byte, error) {
-	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if coding := r.Header.Get("Content-Encoding"); kind != "application/json" || coding != "" && !strings.EqualFold(coding, "identity") {
+func readJSON(w *response, r *http.Request) (body []byte, err error) {
+	kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";") // it may have parameters
+	coding := r.Header.Get("Content-Encoding")
+	if !strings.EqualFold(strings.TrimSpace(kind), "application/json") || coding != "" && !strings.EqualFold(coding, "identity") {
 		return nil, refuse("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json, not compressed")
 	}
-	// MaxBytesReader tells net/http's own writer to close the connection, so it must not be given the wrapper.
-	body, err := io.ReadAll(http.MaxBytesReader(w.ResponseWriter, r.Body, maxBody))
+	if n := r.ContentLength; n >= 0 && n <= maxBody { // the common case, without a buffer that grows
+		body = make([]byte, n)
+		_, err = io.ReadFull(r.Body, body)
+	} else {
+		// MaxBytesReader tells net/http's own writer to close the connection, so it must not be given the wrapper.
+		body, err = io.ReadAll(http.MaxBytesReader(w.ResponseWriter, r.Body, maxBody))
+	}
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return nil, refuse("BODY_TOO_LARGE", "the body is larger than 64 KiB")
 	} else if errors.Is(err, os.ErrDeadlineExceeded) {
