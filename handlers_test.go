@@ -550,6 +550,8 @@ func exchanges() []exchange {
 		{name: "OPTIONS without an origin is no preflight", request: "OPTIONS /api/tasks", status: 405, want: "METHOD_NOT_ALLOWED", headers: "Allow: GET, HEAD, POST"},
 		{name: "OPTIONS * asks for nothing that is here", request: "OPTIONS *", status: 404, want: "NOT_FOUND"},
 
+		{name: "OPTIONS * is no preflight either", flags: cors, request: "OPTIONS *", header: preflight, status: 404, want: "NOT_FOUND"},
+
 		{name: "without a token", flags: token, request: "GET /api/tasks", status: 401, want: "UNAUTHORIZED", headers: "WWW-Authenticate: Bearer"},
 		{name: "with a wrong token", flags: token, request: "POST /api/tasks", header: "Authorization: Bearer s3cre", body: task, status: 401,
 			want: "UNAUTHORIZED", headers: "WWW-Authenticate: Bearer"},
@@ -594,6 +596,8 @@ func exchanges() []exchange {
 		{name: "not through a standard proxy", request: "GET /debug/storage", header: "Forwarded: for=127.0.0.1", status: 403, want: "FORBIDDEN"},
 		{name: "not through another proxy", request: "GET /debug/pprof/", header: "X-Real-Ip: 127.0.0.1", status: 403, want: "FORBIDDEN"},
 		{name: "what is not there is hidden from a proxy, too", request: "GET /debug/nowhere", header: "X-Real-Ip: 192.0.2.1", status: 403, want: "FORBIDDEN"},
+		{name: "not even the redirect to the profiles", request: "GET /debug/pprof", header: "X-Real-Ip: 127.0.0.1", status: 403, want: "FORBIDDEN"},
+		{name: "the redirect to the profiles", request: "GET /debug/pprof", status: 307, headers: "Location: /debug/pprof/"},
 		{name: "the index of profiles", request: "GET /debug/pprof/", status: 200, want: "…goroutine…"},
 		{name: "a profile", request: "GET /debug/pprof/goroutine?debug=1", status: 200, want: "goroutine profile: …"},
 		{name: "a trace", request: "GET /debug/pprof/trace?seconds=0.01", status: 200, want: "…"},
@@ -895,6 +899,9 @@ func TestFirstReadingIsSinceBootAndLaterOnesAreSinceTheLast(t *testing.T) {
 		{"since boot", "cpu  10 0 0 90 0 0 0 0 0 0\n", "10.0 normal"},
 		{"no time has passed", "cpu  10 0 0 90 0 0 0 0 0 0\n", "10.0 normal"},
 		{"since the last reading", "cpu  40 0 0 160 0 0 0 0 0 0\n", "30.0 normal"},
+		{"with some waiting for the disk", "cpu  50 0 0 160 40 0 0 0 0 0\n", "20.0 normal"},
+		{"iowait went back, as it may: the last value stands", "cpu  90 0 0 200 30 0 0 0 0 0\n", "20.0 normal"},
+		{"and the next one counts from there", "cpu  140 0 0 250 30 0 0 0 0 0\n", "50.0 normal"},
 	} {
 		must(t, os.WriteFile(filepath.Join(os.Getenv("HOST_PROC"), "stat"), []byte(row.stat), 0o600))
 		c.sample()
@@ -1188,6 +1195,19 @@ func difference(got, want []string) (diff string) {
 		}
 	}
 	return diff
+}
+
+// Who has the end of an answer can rely on the counters, however long it is.
+func TestAnswersEndWhenTheyAreCounted(t *testing.T) {
+	t.Parallel()
+	c := start(t)
+	for range 100 {
+		c.call(t, 201, "POST", "/api/tasks", `{"task_name":"a"}`)
+	}
+	for range 100 {
+		a := c.call(t, 200, "GET", "/api/tasks", "")
+		equal(t, a.curl+"\nrequests in flight, after the answer", c.metrics.inFlight.Load(), 0)
+	}
 }
 
 // With a series missing, an alert's ratio is no number, and the first error is no increase.
@@ -1607,7 +1627,7 @@ func TestTimeouts(t *testing.T) {
 	}{
 		{"a connection that says nothing", "", 5 * time.Second, ""},
 		{"half a header", head + "Content-Le", 5 * time.Second, "HTTP/1.1 400 …"},
-		{"half a body", head + "Content-Length: 20\r\n\r\n{", 5 * time.Second, `HTTP/1.1 408 …"error_code":"REQUEST_TIMEOUT"…`},
+		{"half a body", head + "Content-Length: 20\r\n\r\n{", 10 * time.Second, `HTTP/1.1 408 …"error_code":"REQUEST_TIMEOUT"…`},
 		{"an idle connection", "GET /health/liveness HTTP/1.1\r\nHost: x\r\n\r\n", 75 * time.Second, "HTTP/1.1 200 …"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -1734,7 +1754,7 @@ func TestStoppingIsBounded(t *testing.T) {
 func refusals() map[string]int {
 	return map[string]int{ // to the exit status
 		"-nonsense": 2, "serve": 2, "-max-tasks=0": 2, "-max-tasks=many": 2, "-rate=-1": 2, "-tls-cert=x": 2, "-tls-key=x": 2, "-log-format=xml": 2,
-		"-log-level=loud": 2, "-cpu-high=101": 2, "-memory-high=-1": 2, "-disk-high=NaN": 2, "-slow=-1s": 2, "-drain=1": 2,
+		"-log-level=loud": 2, "-addr=": 2, "-cpu-high=101": 2, "-memory-high=-1": 2, "-disk-high=NaN": 2, "-slow=-1s": 2, "-drain=1": 2,
 		"-cors-origins=*": 2, "-cors-origins=a.example": 2, "-cors-origins=https://a.example/": 2, "-cors-origins=https://a.example,*": 2,
 		"-token-file={dir}/missing": 1, "-token-file=" + os.DevNull: 1, "-log-file={dir}/missing/log": 1, "-tls-cert={dir}/c -tls-key={dir}/k": 1,
 		"-addr={busy}": 1, "-addr=nowhere": 1,

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,18 +22,16 @@ import (
 // sampleInterval is the time between two readings. A reading three times as old is not known any more.
 const sampleInterval = 5 * time.Second
 
-// summary is the answer to whoever looks at little more than the status code.
-type summary struct {
-	Status    string `json:"status"`
-	Reason    string `json:"reason,omitempty"`
-	Timestamp string `json:"timestamp"`
-	Service   string `json:"service"`
-	Version   string `json:"version"`
-	Uptime    int64  `json:"uptime_seconds"`
-}
-
+// sendSummary answers whoever looks at little more than the status code.
 func (s *service) sendSummary(w *response, code int, status, reason string) error {
-	return w.sendJSON(code, summary{status, reason, timestamp(w.start), serviceName, s.version, s.uptime(w.start)})
+	return w.sendJSON(code, struct {
+		Status    string `json:"status"`
+		Reason    string `json:"reason,omitempty"`
+		Timestamp string `json:"timestamp"`
+		Service   string `json:"service"`
+		Version   string `json:"version"`
+		Uptime    int64  `json:"uptime_seconds"`
+	}{status, reason, timestamp(w.start), serviceName, s.version, s.uptime(w.start)})
 }
 
 // uptime returns whole seconds.
@@ -59,7 +58,7 @@ func (s *service) readiness(w *response, r *http.Request) error {
 }
 
 // detailed: GET /health/detailed, for a person or a script that wants numbers. Its JSON is written by hand, like the
-// percentages in it, which have one fraction digit, always: shell scripts feed them to bc.
+// percentages in it, which have one fraction digit, always: shell scripts feed them to bc. (%q is JSON for plain ASCII.)
 func (s *service) detailed(w *response, r *http.Request) error {
 	code, overall, checks := http.StatusOK, "healthy", ""
 	for _, c := range s.checks(w.start) {
@@ -94,11 +93,16 @@ func (s *service) checks(now time.Time) [3]check {
 	}
 	system := check{name: "system_resources"}
 	for _, res := range s.host {
-		if u, reason := res.fresh(now); reason == "" {
-			system.facts += res.facts(u)
-		} else {
+		u, reason := res.fresh(now)
+		if reason != "" {
 			system.reason = strings.TrimPrefix(system.reason+"; "+res.name+": "+reason, "; ")
+			continue
 		}
+		percent, status := math.Round(u.ratio*1000)/10, "normal"
+		if percent > res.high {
+			status = "high"
+		}
+		system.facts += fmt.Sprintf(`,%q:{"usage_percent":%.1f,%s"status":%q}`, res.name, percent, u.left, status)
 	}
 	return [3]check{app, storage, system}
 }
@@ -113,15 +117,6 @@ type resource struct {
 type usage struct {
 	ratio float64 // from 0 to 1
 	left  string  // bytes, as a member for JSON with a comma; nothing for the CPU
-}
-
-// facts is how the detailed health shows a reading.
-func (res *resource) facts(u usage) string {
-	percent, status := math.Round(u.ratio*1000)/10, "normal"
-	if percent > res.high {
-		status = "high"
-	}
-	return fmt.Sprintf(`,%q:{"usage_percent":%.1f,%s"status":%q}`, res.name, percent, u.left, status)
 }
 
 // startSampler returns when everything has been read once, and goes on for as long as the process lives.
@@ -174,10 +169,14 @@ func (g *gauge[T]) fresh(now time.Time) (value T, reason string) {
 
 var errImpossible = errors.New("the reading is empty or impossible")
 
-// newUsage is the usage of used out of total. Numbers that cannot be true (and NaN) are an error: gopsutil v3, which is
-// frozen, returns such numbers without one, for example where /proc cannot be read.
-func newUsage(used, total float64, left string) (usage, error) {
-	if ratio := used / total; total > 0 && ratio >= 0 && ratio <= 1 {
+// newUsage is the usage where used is in use, and unused, in parts, is not. What cannot be true (NaN neither) is an
+// error: gopsutil v3, which is frozen, returns such numbers without one, for example where /proc cannot be read.
+func newUsage(left string, used float64, unused ...float64) (usage, error) {
+	total := used
+	for _, part := range unused {
+		total += part
+	}
+	if ratio := used / total; ratio >= 0 && min(used, slices.Min(unused)) >= 0 {
 		return usage{ratio, left}, nil
 	}
 	return usage{}, errImpossible
@@ -187,7 +186,7 @@ func newUsage(used, total float64, left string) (usage, error) {
 // cpu.Percent would not do: all its callers share one baseline, and move it for each other.
 func cpuReader() func() (usage, error) {
 	var last usage
-	var lastBusy, lastTotal float64
+	var lastBusy, lastIdle, lastIowait float64
 	return func() (usage, error) {
 		times, err := cpu.Times(false)
 		if err != nil || len(times) == 0 {
@@ -195,15 +194,14 @@ func cpuReader() func() (usage, error) {
 		}
 		t := times[0]
 		busy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // guest time is part of user time
-		total := busy + t.Idle + t.Iowait
-		if _, err := newUsage(busy, total, ""); err != nil { // the counters themselves are impossible
+		if _, err := newUsage("", busy, t.Idle, t.Iowait); err != nil {  // the counters themselves are impossible
 			return usage{}, err
 		}
 		// No time has passed, or a counter went back, as the kernel's iowait may: the last value still stands.
-		if u, err := newUsage(busy-lastBusy, total-lastTotal, ""); err == nil {
+		if u, err := newUsage("", busy-lastBusy, t.Idle-lastIdle, t.Iowait-lastIowait); err == nil {
 			last = u
 		}
-		lastBusy, lastTotal = busy, total
+		lastBusy, lastIdle, lastIowait = busy, t.Idle, t.Iowait
 		return last, nil
 	}
 }
@@ -214,7 +212,8 @@ func readMemory() (usage, error) {
 	if err != nil || m.Available == 0 { // no running host has none at all: nothing was read
 		return usage{}, errors.Join(errImpossible, err)
 	}
-	return newUsage(float64(m.Total)-float64(m.Available), float64(m.Total), fmt.Sprintf(`"available_bytes":%d,`, m.Available))
+	left := fmt.Sprintf(`"available_bytes":%d,`, m.Available)
+	return newUsage(left, float64(m.Total)-float64(m.Available), float64(m.Available))
 }
 
 // readDisk reads how full a file system is, as df does: of what an unprivileged user can have.
@@ -223,5 +222,5 @@ func readDisk(path string) (usage, error) {
 	if err != nil {
 		return usage{}, err
 	}
-	return newUsage(float64(d.Used), float64(d.Used+d.Free), fmt.Sprintf(`"free_bytes":%d,`, d.Free))
+	return newUsage(fmt.Sprintf(`"free_bytes":%d,`, d.Free), float64(d.Used), float64(d.Free))
 }

@@ -2,8 +2,8 @@
 // Prometheus metrics and lets an operator look inside. Tasks live in memory and end with the process.
 //
 // It listens on 127.0.0.1:8000 unless -addr says otherwise or systemd passes a socket; GET / lists the endpoints and
-// taskapi -h the flags. Tasks are under /api/, health checks under /health, metrics at /metrics. What is under /debug/
-// answers only who connects from the same host and not through a proxy.
+// taskapi -h the flags. Tasks are under /api/, health checks under /health, metrics at /metrics. /debug/ answers only
+// clients on the same host that come through no proxy.
 //
 // The log is one line a request on standard error, or in -log-file, which SIGHUP reopens. Lines worth a look carry a
 // category: VALIDATION, AUTHENTICATION, SECURITY, ATTACK, TIMEOUT or PERFORMANCE.
@@ -59,10 +59,6 @@ func main() {
 
 // run is the program. It returns nil when ctx or a signal has ended it and no request was lost.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	ctx, restoreSignals := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer restoreSignals()
-	context.AfterFunc(ctx, restoreSignals) // the second signal is not caught
-
 	s, err := newService(args, stdout, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -74,10 +70,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer s.logFile.flush()
-	if s.logFile.path != "" {
-		go s.logFile.reopenOnHangup(s.log)
-	}
 	s.startSampler()
+	signaled, uncatch := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer uncatch()
+	ctx, stop := context.WithCancelCause(ctx) // in this order, so that a second signal is not caught
+	context.AfterFunc(signaled, func() { uncatch(); stop(context.Cause(signaled)) })
+	if s.logFile.path != "" {
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, syscall.SIGHUP)
+		go s.logFile.reopenOn(hangups, s.log)
+	}
 	go s.watchdog()
 	return s.serve(ctx, ln)
 }
@@ -114,7 +116,7 @@ func newService(args []string, stdout, stderr io.Writer) (*service, error) {
 		revision: "unknown",
 		started:  time.Now(),
 		mux:      http.NewServeMux(),
-		store:    newStore(),
+		store:    &store{position: map[string]int{}},
 		process:  &gauge[page]{name: "process", read: readProcess},
 		logFile:  &logFile{out: stderr},
 	}
@@ -123,7 +125,7 @@ func newService(args []string, stdout, stderr io.Writer) (*service, error) {
 		{gauge: gauge[usage]{name: "memory", read: readMemory}},
 		{gauge: gauge[usage]{name: "disk", read: func() (usage, error) { return readDisk(s.diskPath) }}},
 	}
-	info, _ := debug.ReadBuildInfo() // is there: nobody builds Go without modules
+	info, _ := debug.ReadBuildInfo() // go build and go run always record it
 	s.version = cmp.Or(info.Main.Version, "(devel)")
 	for _, setting := range info.Settings {
 		if setting.Key == "vcs.revision" {
@@ -160,7 +162,7 @@ func newService(args []string, stdout, stderr io.Writer) (*service, error) {
 // errUsage is in every error that is a mistake in the command line.
 var errUsage = errors.New("taskapi -h lists the flags")
 
-// parseFlags sets what the command line says. Its errors are errUsage, but for the flag.ErrHelp of newService.
+// parseFlags sets what the command line says. Its errors wrap errUsage, or are flag.ErrHelp as in newService.
 func (s *service) parseFlags(args []string, stdout io.Writer) error {
 	fs := flag.NewFlagSet("taskapi", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // a mistake gets one line, not a page of help
@@ -203,6 +205,7 @@ func (s *service) parseFlags(args []string, stdout io.Writer) error {
 	}
 	level := slices.Index(levelNames, strings.ToUpper(*logLevel))
 	check(fs.NArg() == 0, "no argument follows the flags")
+	check(s.addr != "", "-addr must not be empty")
 	check(s.store.capacity >= 1, "-max-tasks must be at least 1")
 	check(s.limiter.rate >= 0, "-rate must not be negative")
 	check((s.certFile == "") == (s.keyFile == ""), "-tls-cert and -tls-key need each other")
@@ -334,17 +337,21 @@ func isDirect(r *http.Request) bool {
 
 // isPreflight reports whether a browser asks if it may send another request (Fetch standard, CORS protocol).
 func isPreflight(r *http.Request) bool {
-	return r.Method == "OPTIONS" && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
+	return r.Method == "OPTIONS" && r.URL.Path != "*" && r.Header.Get("Origin") != "" &&
+		r.Header.Get("Access-Control-Request-Method") != ""
 }
 
-// unserved answers what was held back: the mux's answer to a request without a route, or an error page of pprof.
+// unserved answers what was held back: what the mux says to a request without a route, or an error page of pprof.
 func (s *service) unserved(w *response, r *http.Request) error {
-	switch {
-	case isPreflight(r):
-		w.Header().Del("Content-Type") // of the page that was held back
+	w.Header().Del("Content-Type") // of the page that was held back
+	if isPreflight(r) {
 		w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
 		w.Header().Set("Access-Control-Allow-Headers", "Content-Type, Authorization")
-		w.begin(http.StatusNoContent)
+		w.held = http.StatusNoContent
+	}
+	switch {
+	case w.held < 400: // or the mux knows a better path
+		w.begin(w.held)
 		return nil
 	case w.held == http.StatusNotFound, r.RequestURI == "*":
 		return refuse("NOT_FOUND", "there is nothing at this path")
@@ -357,8 +364,8 @@ func (s *service) unserved(w *response, r *http.Request) error {
 }
 
 // response is the ResponseWriter of every handler, and what is known of the answer when it is counted and logged. It has
-// two doors. Our handlers use send. Other people's code, the mux and pprof, uses WriteHeader and Write; an error page
-// that comes through there is held back, and the envelope is sent in its place.
+// two doors. Our handlers use send. Other people's code, the mux and pprof, uses WriteHeader and Write; a redirect or an
+// error page that comes through there is held back, and unserved answers in its place.
 type response struct {
 	http.ResponseWriter
 	start     time.Time
@@ -373,7 +380,7 @@ type response struct {
 	notes  []slog.Attr // more for the log line
 }
 
-// send answers with the whole body.
+// send answers with the whole body. With a Content-Length, the end of a long one would leave before finish.
 func (w *response) send(status int, contentType []string, body []byte) {
 	w.Header()["Content-Type"] = contentType
 	w.begin(status)
@@ -382,7 +389,7 @@ func (w *response) send(status int, contentType []string, body []byte) {
 
 // begin sends the header of the answer.
 func (w *response) begin(status int) {
-	if w.draining.Load() { // as late as can be: an answer begun before the drain must not keep its connection, either
+	if w.draining.Load() { // as late as can be: a request taken before the drain must not keep its connection, either
 		w.Header().Set("Connection", "close")
 	}
 	w.status = status
@@ -393,7 +400,7 @@ func (w *response) begin(status int) {
 func (w *response) WriteHeader(status int) {
 	switch {
 	case w.status != 0 || w.held != 0: // only the first one counts
-	case status >= 400:
+	case status >= 300:
 		w.held = status
 	default:
 		w.begin(status)
@@ -559,11 +566,9 @@ func (l *logFile) reopen() error {
 	return nil
 }
 
-// reopenOnHangup does what SIGHUP asks for, for as long as the process lives: logrotate has moved the file.
-func (l *logFile) reopenOnHangup(log *slog.Logger) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	for range hangups {
+// reopenOn reopens the file at each signal, for as long as the process lives: logrotate has moved it.
+func (l *logFile) reopenOn(signals <-chan os.Signal, log *slog.Logger) {
+	for range signals {
 		if err := l.reopen(); err != nil {
 			log.Error("the log file could not be reopened", "cause", err)
 		}
@@ -616,9 +621,9 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	connections := map[net.Conn]http.ConnState{} // guarded by mu
 	server := &http.Server{
 		Handler:                      s,
-		DisableGeneralOptionsHandler: true,            // OPTIONS * is answered as everything else
-		ReadHeaderTimeout:            5 * time.Second, // no longer than this does a slow client hold a goroutine,
-		ReadTimeout:                  5 * time.Second, // the body included; one deadline costs half as much as two
+		DisableGeneralOptionsHandler: true,             // OPTIONS * is answered as everything else
+		ReadHeaderTimeout:            5 * time.Second,  // no longer than this does a slow client hold a goroutine,
+		ReadTimeout:                  10 * time.Second, // the body included
 		WriteTimeout:                 15 * time.Second,
 		IdleTimeout:                  75 * time.Second, // longer than a proxy's: let it be the one that hangs up
 		MaxHeaderBytes:               16 << 10,

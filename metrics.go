@@ -25,8 +25,7 @@ import (
 // where alerts compare. As text, because Prometheus 3 would rename le="1".
 var (
 	bounds      = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5}
-	boundLabels = [...]string{"0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0",
-		"2.5", "+Inf"}
+	boundLabels = strings.Fields("0.0005 0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1.0 2.5 +Inf")
 )
 
 // methods are those of RFC 9110 and RFC 5789. A request with another one is counted as "other", and a request that no
@@ -36,7 +35,6 @@ var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT
 // metrics counts what the service does, from its start.
 type metrics struct {
 	inFlight atomic.Int64
-	created  atomic.Int64
 
 	mu        sync.Mutex          // guards what follows
 	endpoints map[string]*traffic // by their labels, method and route
@@ -47,8 +45,8 @@ type metrics struct {
 // traffic is what an endpoint has answered.
 type traffic struct {
 	codes   map[int]int
-	buckets [len(boundLabels)]int // not cumulative
-	seconds float64               // sum of the durations
+	buckets [len(bounds) + 1]int // not cumulative
+	seconds float64              // sum of the durations
 }
 
 // newMetrics returns metrics in which all that an alert may divide by exists, at 0: with a series missing, a ratio is
@@ -133,12 +131,13 @@ func (m *metrics) write(p *page) {
 	p.counters("log_events_total", "Requests by the category of their log line.", "category", m.events)
 	p.counters("task_errors_total", "Error answers, by the error_code in their body.", "error_code", m.problems)
 	p.scalar("http_requests_in_flight", "gauge", "Requests in the making, this one included.", float64(m.inFlight.Load()))
-	p.scalar("tasks_created_total", "counter", "Tasks created since the start.", float64(m.created.Load()))
 }
 
 // writeState adds store, checks and readings. What is not known is left out: 0 would be a lie, and NaN spoils sums.
 func (s *service) writeState(p *page, now time.Time) {
-	p.scalar("tasks_stored", "gauge", "Tasks in the store.", float64(s.store.len()))
+	stored := float64(s.store.len())
+	p.scalar("tasks_created_total", "counter", "Tasks created since the start.", stored) // none is ever removed
+	p.scalar("tasks_stored", "gauge", "Tasks in the store.", stored)
 	p.scalar("tasks_capacity", "gauge", "Tasks that the store can hold.", float64(s.store.capacity))
 	p.scalar("log_written_bytes_total", "counter", "Bytes of log written.", float64(s.logFile.written.Load()))
 	p.family("taskapi_build_info", "gauge", "Always 1; the labels say what is running.")

@@ -27,8 +27,6 @@ type store struct {
 	tasks []*[chunk]Task
 }
 
-func newStore() *store { return &store{position: map[string]int{}} }
-
 // add stores a new task and returns it. ok is false if the store is full; nothing has changed then.
 func (s *store) add(name, userID string, now time.Time) (task Task, ok bool) {
 	task = Task{

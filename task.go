@@ -22,7 +22,7 @@ import (
 	"unicode/utf8"
 )
 
-// Task is what the service is about. The struct is its JSON form, too.
+// Task is what the service is about, and its JSON form, too.
 type Task struct {
 	ID        string `json:"task_id"` // set by the store; safe in a URL
 	Name      string `json:"task_name"`
@@ -49,7 +49,6 @@ func (s *service) createTask(w *response, r *http.Request) error {
 	if !ok {
 		return refuse("STORE_FULL", storeFull)
 	}
-	s.metrics.created.Add(1)
 	w.notes = []slog.Attr{slog.String("task_id", task.ID), slog.String("user_id", printable(task.UserID))}
 	w.Header().Set("Location", "/api/tasks/"+task.ID)
 	return w.sendJSON(http.StatusCreated, struct {
@@ -135,7 +134,8 @@ func parseTask(w *response, r *http.Request) (name, userID string, err error) {
 	// first unknown field. The map is nil if the body is anything but one JSON object. The one error that leaves it
 	// complete is a number that overflows, and stands as null.
 	var object map[string]any
-	if json.Unmarshal(body, &object); object == nil {
+	json.Unmarshal(body, &object) // its error is in object, see above
+	if object == nil {
 		return "", "", refuse("MALFORMED_JSON", "the body is not one valid JSON object")
 	}
 	var invalid faults
@@ -144,8 +144,17 @@ func parseTask(w *response, r *http.Request) (name, userID string, err error) {
 		delete(object, field)
 		if text, isString := given.(string); isString {
 			text = strings.Clone(strings.TrimSpace(text)) // or the store would keep the blanks around it, too
-			w.attack = w.attack || strings.ContainsFunc(text, unicode.IsControl)
-			invalid.judge(field, text)
+			switch n := utf8.RuneCountInString(text); {
+			case n == 0:
+				invalid.add(field, "REQUIRED", "this field is empty")
+			case n > 100:
+				invalid.add(field, "TOO_LONG", "this field has more than 100 characters")
+			}
+			control := strings.ContainsFunc(text, unicode.IsControl)
+			if control || strings.ContainsRune(text, utf8.RuneError) {
+				invalid.add(field, "INVALID_CHARACTER", "this field has a control character or damaged text in it")
+			}
+			w.attack = w.attack || control
 			return text
 		} else if present {
 			invalid.add(field, "INVALID_TYPE", "this field is a string")
@@ -244,19 +253,6 @@ func (f *faults) add(field, code, message string) {
 	}
 }
 
-// judge adds what is wrong with the value of a text field.
-func (f *faults) judge(field, text string) {
-	switch n := utf8.RuneCountInString(text); {
-	case n == 0:
-		f.add(field, "REQUIRED", "this field is empty")
-	case n > 100:
-		f.add(field, "TOO_LONG", "this field has more than 100 characters")
-	}
-	if strings.ContainsFunc(text, func(c rune) bool { return c == utf8.RuneError || unicode.IsControl(c) }) {
-		f.add(field, "INVALID_CHARACTER", "this field has a control character or damaged text in it")
-	}
-}
-
 func (f faults) problem() *problem {
 	p := refuse("VALIDATION_ERROR", "the request breaks the rules in details")
 	p.Details = f
@@ -285,24 +281,24 @@ func (w *response) sendJSON(status int, v any) error {
 }
 
 // limiter lets rate creations through in a second, at most rate of them at once; a rate of 0 is no limit. It is a token
-// bucket, told as the time at which all tokens but those flown in since would have been used (GCRA).
+// bucket in the form of GCRA: a token is a stretch of time, and used is the end of the last one that was taken.
 type limiter struct {
 	rate int
 	mu   sync.Mutex // guards used
-	used int64      // in nanoseconds since 1970
+	used time.Time  // with its monotonic clock: the other one may be set back
 }
 
 // take takes a token and returns 0, or returns how long it will be until there is one.
 func (l *limiter) take(now time.Time) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.rate == 0 {
 		return 0
 	}
-	used := min(max(l.used, now.UnixNano()-1e9), now.UnixNano()) + 1e9/int64(l.rate) // clocks are set back, too
-	if wait := used - now.UnixNano(); wait > 0 {
-		return time.Duration(wait)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wait := max(l.used.Sub(now), -time.Second) + time.Second/time.Duration(l.rate)
+	if wait > 0 {
+		return wait
 	}
-	l.used = used
+	l.used = now.Add(wait)
 	return 0
 }
