@@ -65,16 +65,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	} else if err != nil {
 		return err
 	}
-	ln, err := s.listen()
-	if err != nil {
-		return err
-	}
 	defer s.logFile.flush()
 	s.startSampler()
 	signaled, uncatch := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer uncatch()
 	ctx, stop := context.WithCancelCause(ctx) // in this order, so that a second signal is not caught
 	context.AfterFunc(signaled, func() { uncatch(); stop(context.Cause(signaled)) })
+	ln, err := s.listen()
+	if err != nil {
+		return err
+	}
 	if s.logFile.path != "" {
 		hangups := make(chan os.Signal, 1)
 		signal.Notify(hangups, syscall.SIGHUP)
