@@ -69,7 +69,8 @@ func (s *service) detailed(w *response, r *http.Request) error {
 		}
 		checks += fmt.Sprintf(`,%q:{"status":%s%s}`, c.name, status, c.facts)
 	}
-	w.send(code, jsonType, fmt.Appendf(nil, `{"status":%q,"timestamp":%q,"checks":{%s}}`+"\n", overall, timestamp(w.start), checks[1:]))
+	const report = `{"status":%q,"timestamp":%q,"checks":{%s}}` + "\n"
+	w.send(code, jsonType, fmt.Appendf(nil, report, overall, timestamp(w.start), checks[1:]))
 	return nil
 }
 

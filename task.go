@@ -178,8 +178,8 @@ const maxBody = 64 << 10 // bytes
 // readJSON returns the body of a request that says it is JSON: at most maxBody bytes of valid UTF-8.
 func readJSON(w *response, r *http.Request) (body []byte, err error) {
 	kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";") // it may have parameters
-	coding := r.Header.Get("Content-Encoding")
-	if !strings.EqualFold(strings.TrimSpace(kind), "application/json") || coding != "" && !strings.EqualFold(coding, "identity") {
+	isJSON := strings.EqualFold(strings.TrimSpace(kind), "application/json")
+	if coding := r.Header.Get("Content-Encoding"); !isJSON || coding != "" && !strings.EqualFold(coding, "identity") {
 		return nil, refuse("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json, not compressed")
 	}
 	if n := r.ContentLength; n >= 0 && n <= maxBody { // the common case, without a buffer that grows
