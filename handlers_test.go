@@ -1245,8 +1245,16 @@ func TestLabelsAreClosed(t *testing.T) {
 		c.ServeHTTP(deadlines{httptest.NewRecorder()}, req)
 	}
 	methods := strings.Fields("GET HEAD POST PUT PATCH DELETE CONNECT OPTIONS TRACE")
+	c.scrape(t)
+	fresh := slices.Collect(maps.Keys(c.scrape(t)))
+	for _, method := range append(methods, "BREW", rand.Text()) {
+		send(method, "/"+rand.Text())
+		send(rand.Text(), "/api/tasks")
+	}
+	if diff := difference(slices.Collect(maps.Keys(c.scrape(t))), fresh); diff != "" {
+		t.Errorf("series that unknown methods and paths have added (-) or removed (+):\n%s", diff)
+	}
 	for _, method := range append(methods, "BREW") {
-		send(method, "/nowhere")
 		for _, route := range c.routes() {
 			send(method, strings.TrimSuffix(route.Path, "{$}"))
 		}

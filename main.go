@@ -163,7 +163,7 @@ func newService(args []string, stdout, stderr io.Writer) (*service, error) {
 var errUsage = errors.New("taskapi -h lists the flags")
 
 // parseFlags sets what the command line says. Its errors wrap errUsage, or are flag.ErrHelp as in newService.
-func (s *service) parseFlags(args []string, stdout io.Writer) error {
+func (s *service) parseFlags(args []string, stdout io.Writer) (err error) {
 	fs := flag.NewFlagSet("taskapi", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // a mistake gets one line, not a page of help
 	fs.StringVar(&s.addr, "addr", "127.0.0.1:8000", "listen on this `host:port`; a socket passed by systemd wins")
@@ -197,7 +197,6 @@ func (s *service) parseFlags(args []string, stdout io.Writer) error {
 		fmt.Fprintln(stdout, "taskapi", s.version, s.revision, runtime.Version())
 		return flag.ErrHelp
 	}
-	var err error
 	check := func(kept bool, rule string) {
 		if !kept && err == nil {
 			err = fmt.Errorf("%s (%w)", rule, errUsage)
@@ -337,14 +336,13 @@ func isDirect(r *http.Request) bool {
 
 // isPreflight reports whether a browser asks if it may send another request (Fetch standard, CORS protocol).
 func isPreflight(r *http.Request) bool {
-	return r.Method == "OPTIONS" && r.URL.Path != "*" && r.Header.Get("Origin") != "" &&
-		r.Header.Get("Access-Control-Request-Method") != ""
+	return r.Method == "OPTIONS" && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
 }
 
 // unserved answers what was held back: what the mux says to a request without a route, or an error page of pprof.
 func (s *service) unserved(w *response, r *http.Request) error {
 	w.Header().Del("Content-Type") // of the page that was held back
-	if isPreflight(r) {
+	if isPreflight(r) && r.RequestURI != "*" {
 		w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
 		w.Header().Set("Access-Control-Allow-Headers", "Content-Type, Authorization")
 		w.held = http.StatusNoContent

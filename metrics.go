@@ -30,7 +30,7 @@ var (
 
 // methods are those of RFC 9110 and RFC 5789. A request with another one is counted as "other", and a request that no
 // pattern matched as one to the route "unmatched".
-var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"}
+var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "other"}
 
 // metrics counts what the service does, from its start.
 type metrics struct {
@@ -56,6 +56,9 @@ func newMetrics(routes []route) *metrics {
 	for _, r := range routes {
 		success := map[string]int{"GET": http.StatusOK, "POST": http.StatusCreated}[r.Method]
 		m.endpoints[endpoint(r.Method, r.Path)] = &traffic{codes: map[int]int{success: 0, http.StatusInternalServerError: 0}}
+	}
+	for _, method := range methods {
+		m.endpoints[endpoint(method, "unmatched")] = &traffic{codes: map[int]int{http.StatusNotFound: 0, http.StatusMethodNotAllowed: 0}}
 	}
 	m.events["ATTACK"], m.events["PERFORMANCE"] = 0, 0
 	for code, kind := range kinds {
@@ -136,8 +139,8 @@ func (m *metrics) write(p *page) {
 // writeState adds store, checks and readings. What is not known is left out: 0 would be a lie, and NaN spoils sums.
 func (s *service) writeState(p *page, now time.Time) {
 	stored := float64(s.store.len())
-	p.scalar("tasks_created_total", "counter", "Tasks created since the start.", stored) // none is ever removed
 	p.scalar("tasks_stored", "gauge", "Tasks in the store.", stored)
+	p.scalar("tasks_created_total", "counter", "Tasks created since the start.", stored) // none is ever removed
 	p.scalar("tasks_capacity", "gauge", "Tasks that the store can hold.", float64(s.store.capacity))
 	p.scalar("log_written_bytes_total", "counter", "Bytes of log written.", float64(s.logFile.written.Load()))
 	p.family("taskapi_build_info", "gauge", "Always 1; the labels say what is running.")
