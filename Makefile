@@ -33,7 +33,7 @@ bench: ## benchmarks, the service beside a bare net/http floor
 
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	@for target in $$($(GO) test -list '^Fuzz' . | grep ^Fuzz); do \
-		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) . || exit 1; done
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s . || exit 1; done
 
 lint: ## staticcheck, go fix and go mod tidy find nothing to say
 	$(GO) run $(STATICCHECK) ./...
