@@ -31,11 +31,8 @@ func (s *service) sendSummary(w *response, code int, status, reason string) erro
 		Service   string `json:"service"`
 		Version   string `json:"version"`
 		Uptime    int64  `json:"uptime_seconds"`
-	}{status, reason, timestamp(w.start), serviceName, s.version, s.uptime(w.start)})
+	}{status, reason, timestamp(w.start), serviceName, s.version, int64(w.start.Sub(s.started).Seconds())})
 }
-
-// uptime returns whole seconds.
-func (s *service) uptime(now time.Time) int64 { return int64(now.Sub(s.started).Seconds()) }
 
 // health: GET /health, for a person or a load balancer.
 func (s *service) health(w *response, r *http.Request) error {
@@ -83,7 +80,8 @@ type check struct {
 
 // checks judges the service from memory alone.
 func (s *service) checks(now time.Time) [3]check {
-	app := check{name: "application", facts: fmt.Sprintf(`,"uptime_seconds":%d,"version":%q`, s.uptime(now), s.version)}
+	uptime := int64(now.Sub(s.started).Seconds())
+	app := check{name: "application", facts: fmt.Sprintf(`,"uptime_seconds":%d,"version":%q`, uptime, s.version)}
 	if s.draining.Load() {
 		app.reason = "draining"
 	}

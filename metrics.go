@@ -99,7 +99,7 @@ func (m *metrics) observe(method, route string, status int, d time.Duration, cat
 
 // metricsPage: GET /metrics. The page is complete before it is sent, because half of it would be valid, too.
 func (s *service) metricsPage(w *response, r *http.Request) error {
-	p := make(page, 0, 32<<10)
+	p := make(page, 0, 64<<10)
 	s.metrics.write(&p)
 	s.writeState(&p, time.Now())
 	p.writeRuntime()
@@ -117,7 +117,7 @@ func (m *metrics) write(p *page) {
 	for _, e := range order {
 		t := m.endpoints[e]
 		for _, code := range slices.Sorted(maps.Keys(t.codes)) {
-			p.sample("http_requests_total", "{"+e+`,code="`+strconv.Itoa(code)+`"}`, float64(t.codes[code]))
+			p.sample(float64(t.codes[code]), "http_requests_total{", e, `,code="`, strconv.Itoa(code), `"}`)
 		}
 	}
 	const duration = "http_request_duration_seconds"
@@ -126,10 +126,10 @@ func (m *metrics) write(p *page) {
 		t, count := m.endpoints[e], 0
 		for i, n := range t.buckets {
 			count += n
-			p.sample(duration+"_bucket", "{"+e+`,le="`+boundLabels[i]+`"}`, float64(count))
+			p.sample(float64(count), duration+"_bucket{", e, `,le="`, boundLabels[i], `"}`)
 		}
-		p.sample(duration+"_sum", "{"+e+"}", t.seconds)
-		p.sample(duration+"_count", "{"+e+"}", float64(count))
+		p.sample(t.seconds, duration+"_sum{", e, "}")
+		p.sample(float64(count), duration+"_count{", e, "}")
 	}
 	p.counters("log_events_total", "Requests by the category of their log line.", "category", m.events)
 	p.counters("task_errors_total", "Error answers, by the error_code in their body.", "error_code", m.problems)
@@ -144,14 +144,14 @@ func (s *service) writeState(p *page, now time.Time) {
 	p.scalar("tasks_capacity", "gauge", "Tasks that the store can hold.", float64(s.store.capacity))
 	p.scalar("log_written_bytes_total", "counter", "Bytes of log written.", float64(s.logFile.written.Load()))
 	p.family("taskapi_build_info", "gauge", "Always 1; the labels say what is running.")
-	p.sample("taskapi_build_info", labels("version", s.version, "revision", s.revision, "goversion", runtime.Version()), 1)
+	p.sample(1, "taskapi_build_info", labels("version", s.version, "revision", s.revision, "goversion", runtime.Version()))
 	p.family("health_check_status", "gauge", "1 if the check of the detailed health is healthy, else 0.")
 	for _, c := range s.checks(now) {
 		healthy := 1.0
 		if c.reason != "" {
 			healthy = 0
 		}
-		p.sample("health_check_status", labels("check", c.name), healthy)
+		p.sample(healthy, "health_check_status", labels("check", c.name))
 	}
 	for _, res := range s.host {
 		if u, reason := res.fresh(now); reason == "" {
@@ -161,7 +161,7 @@ func (s *service) writeState(p *page, now time.Time) {
 	p.family("system_sample_age_seconds", "gauge", "Time since the reading, if it did not fail.")
 	for _, res := range s.host {
 		if last := res.last.Load(); last != nil && last.err == nil {
-			p.sample("system_sample_age_seconds", labels("reading", res.name), now.Sub(last.at).Seconds())
+			p.sample(now.Sub(last.at).Seconds(), "system_sample_age_seconds", labels("reading", res.name))
 		}
 	}
 	p.scalar("process_start_time_seconds", "gauge", "Start of the process, as Unix time.", float64(s.started.UnixMilli())/1e3)
@@ -240,16 +240,16 @@ func (p *page) writeRuntime() {
 		p.scalar(f.name, f.kind, f.help, float64(sum))
 	}
 	p.family("go_info", "gauge", "Always 1; the label is the version of Go.")
-	p.sample("go_info", labels("version", runtime.Version()), 1)
+	p.sample(1, "go_info", labels("version", runtime.Version()))
 
 	gc := debug.GCStats{PauseQuantiles: make([]time.Duration, 5)}
 	debug.ReadGCStats(&gc)
 	p.family("go_gc_duration_seconds", "summary", "Pauses of the garbage collector.")
 	for i, quantile := range []string{"0", "0.25", "0.5", "0.75", "1"} {
-		p.sample("go_gc_duration_seconds", labels("quantile", quantile), gc.PauseQuantiles[i].Seconds())
+		p.sample(gc.PauseQuantiles[i].Seconds(), "go_gc_duration_seconds", labels("quantile", quantile))
 	}
-	p.sample("go_gc_duration_seconds_sum", "", gc.PauseTotal.Seconds())
-	p.sample("go_gc_duration_seconds_count", "", float64(gc.NumGC))
+	p.sample(gc.PauseTotal.Seconds(), "go_gc_duration_seconds_sum")
+	p.sample(float64(gc.NumGC), "go_gc_duration_seconds_count")
 	if lastGC := float64(gc.LastGC.UnixMilli()) / 1e3; lastGC > 0 {
 		p.scalar("go_memstats_last_gc_time_seconds", "gauge", "End of the last collection, as Unix time.", lastGC)
 	}
@@ -274,23 +274,25 @@ func (p *page) family(name, kind, help string) {
 	*p = append(*p, "# HELP "+name+" "+help+"\n# TYPE "+name+" "+kind+"\n"...)
 }
 
-// sample adds one line.
-func (p *page) sample(name, labels string, value float64) {
-	*p = append(*p, name+labels+" "...)
-	*p = append(strconv.AppendFloat(*p, value, 'f', -1, 64), '\n')
+// sample adds one line. Name and labels come in parts: to put them together first would be most of the page's cost.
+func (p *page) sample(value float64, series ...string) {
+	for _, part := range series {
+		*p = append(*p, part...)
+	}
+	*p = append(strconv.AppendFloat(append(*p, ' '), value, 'f', -1, 64), '\n')
 }
 
 // scalar adds a family of one sample without labels.
 func (p *page) scalar(name, kind, help string, value float64) {
 	p.family(name, kind, help)
-	p.sample(name, "", value)
+	p.sample(value, name)
 }
 
 // counters adds a family of counters that differ in one label.
 func (p *page) counters(name, help, label string, counts map[string]int) {
 	p.family(name, "counter", help)
 	for _, value := range slices.Sorted(maps.Keys(counts)) {
-		p.sample(name, labels(label, value), float64(counts[value]))
+		p.sample(float64(counts[value]), name, labels(label, value))
 	}
 }
 
