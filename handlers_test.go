@@ -934,6 +934,23 @@ func TestDetailedHealth(t *testing.T) {
 	}
 }
 
+func TestSamplerReadsAtEachInterval(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := build(t)
+		g := &gauge[int]{name: "count"}
+		n := 0
+		g.read = func() (int, error) { n++; return n, nil }
+		g.start(s.log)
+		for i := range 3 {
+			synctest.Wait()
+			got, _ := g.fresh(time.Now())
+			equal(t, fmt.Sprintf("readings after %d intervals", i), got, i+1)
+			time.Sleep(sampleInterval)
+		}
+	})
+}
+
 // A reading is good for three intervals: a sampler that hangs is noticed, one that is a little late is not.
 func TestStaleness(t *testing.T) {
 	t.Parallel()
@@ -2123,18 +2140,22 @@ func TestLogFile(t *testing.T) {
 	})
 	must(t, os.Rename(path, path+".1"))
 	self, _ := os.FindProcess(os.Getpid())
-	eventually(t, "the log file is there again", func() bool {
-		self.Signal(syscall.SIGHUP)
-		_, err := os.Stat(path)
-		return err == nil
-	})
+	self.Signal(syscall.SIGHUP)
+	eventually(t, "the log file is there again", func() bool { _, err := os.Stat(path); return err == nil })
 	load.Wait()
 	c.call(t, 404, "GET", "/counted", "")
-	c.stop()
-	equal(t, "lines in both log files", strings.Count(content(path)+content(path+".1"), " path=/counted "), requests+1)
 	if !strings.Contains(content(path), "/counted") {
 		t.Error("the log went on in the file that was moved away")
 	}
+
+	// A file that cannot be opened costs no line, either: the log goes on where it was, and says so.
+	must(t, os.Rename(path, path+".2"))
+	must(t, os.Mkdir(path, 0o700))
+	self.Signal(syscall.SIGHUP)
+	eventually(t, "the log tells that it could not be reopened", func() bool { return strings.Contains(content(path+".2"), "level=ERROR") })
+	c.call(t, 404, "GET", "/counted", "")
+	c.stop()
+	equal(t, "lines in all log files", strings.Count(content(path+".1")+content(path+".2"), " path=/counted "), requests+2)
 }
 
 // --- 7. The store: state has one owner, and what it hands out is a copy. ---

@@ -161,7 +161,7 @@ func (s *service) writeState(p *page, now time.Time) {
 	p.family("system_sample_age_seconds", "gauge", "Time since the reading, if it did not fail.")
 	for _, res := range s.host {
 		if last := res.last.Load(); last != nil && last.err == nil {
-			p.sample(now.Sub(last.at).Seconds(), "system_sample_age_seconds", labels("reading", res.name))
+			p.sample(max(0, now.Sub(last.at).Seconds()), "system_sample_age_seconds", labels("reading", res.name))
 		}
 	}
 	p.scalar("process_start_time_seconds", "gauge", "Start of the process, as Unix time.", float64(s.started.UnixMilli())/1e3)
