@@ -39,12 +39,12 @@ func (s *service) health(w *response, r *http.Request) error {
 	return s.sendSummary(w, http.StatusOK, "healthy", "")
 }
 
-// liveness: GET /health/liveness, for who restarts the process. It looks at nothing: a restart cures no full disk.
+// liveness: GET /health/liveness, for whoever restarts the process. It looks at nothing: a restart cures no full disk.
 func (s *service) liveness(w *response, r *http.Request) error {
 	return s.sendSummary(w, http.StatusOK, "alive", "")
 }
 
-// readiness: GET /health/readiness, for who sends traffic here. A busy host is ready: it is the only one there is.
+// readiness: GET /health/readiness, for whoever sends traffic here. A busy host is ready: it is the only one there is.
 func (s *service) readiness(w *response, r *http.Request) error {
 	for _, c := range s.checks(w.start) {
 		if c.reason != "" && c.name != "system_resources" {
@@ -168,7 +168,7 @@ func (g *gauge[T]) fresh(now time.Time) (value T, reason string) {
 
 var errImpossible = errors.New("the reading is empty or impossible")
 
-// newUsage is the usage where used is in use, and unused, in parts, is not. What cannot be true (NaN neither) is an
+// newUsage is the usage where used is in use, and unused, in parts, is not. What cannot be true, NaN included, is an
 // error: gopsutil v3, which is frozen, returns such numbers without one, for example where /proc cannot be read.
 func newUsage(left string, used float64, unused ...float64) (usage, error) {
 	total := used
@@ -218,8 +218,8 @@ func readMemory() (usage, error) {
 // readDisk reads how full a file system is, as df does: of what an unprivileged user can have.
 func readDisk(path string) (usage, error) {
 	d, err := disk.Usage(path)
-	if err != nil {
-		return usage{}, err
+	if err != nil || d.Free > d.Total { // on FreeBSD there can be less than nothing left, which wraps around
+		return usage{}, errors.Join(errImpossible, err)
 	}
 	return newUsage(fmt.Sprintf(`"free_bytes":%d,`, d.Free), float64(d.Used), float64(d.Free))
 }

@@ -8,9 +8,9 @@
 // The log is one line a request on standard error, or in -log-file, which SIGHUP reopens. Lines worth a look carry a
 // category: VALIDATION, AUTHENTICATION, SECURITY, ATTACK, TIMEOUT or PERFORMANCE.
 //
-// SIGTERM and SIGINT stop it without losing a request: it reports not ready for -drain, closes the listener, and
-// finishes what it has begun. A second signal ends it at once. The exit status is 0 when it was asked to stop, 1 when
-// it failed or had to cut requests off, 2 when it was started wrongly.
+// SIGTERM and SIGINT stop it without losing a request that it has accepted: it reports not ready for -drain, closes the
+// listener, and finishes what it has begun. A second signal ends it at once. The exit status is 0 when it was asked to
+// stop, 1 when it failed or had to cut requests off, 2 when it was started wrongly.
 package main
 
 // This file is the frame: the program from its flags to its last signal, the table of routes, and what happens to every
@@ -66,19 +66,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer s.logFile.flush()
-	s.startSampler()
-	signaled, uncatch := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer uncatch()
-	ctx, stop := context.WithCancelCause(ctx) // in this order, so that a second signal is not caught
-	context.AfterFunc(signaled, func() { uncatch(); stop(context.Cause(signaled)) })
-	ln, err := s.listen()
-	if err != nil {
-		return err
-	}
 	if s.logFile.path != "" {
 		hangups := make(chan os.Signal, 1)
 		signal.Notify(hangups, syscall.SIGHUP)
 		go s.logFile.reopenOn(hangups, s.log)
+	}
+	s.startSampler()
+	signaled, uncatch := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer uncatch()
+	ctx, stop := context.WithCancelCause(ctx) // ends after uncatch: a second signal ends the program
+	context.AfterFunc(signaled, func() { uncatch(); stop(context.Cause(signaled)) })
+	ln, err := s.listen()
+	if err != nil {
+		return err
 	}
 	go s.watchdog()
 	return s.serve(ctx, ln)
@@ -378,7 +378,7 @@ type response struct {
 	notes  []slog.Attr // more for the log line
 }
 
-// send answers with the whole body. With a Content-Length, the end of a long one would leave before finish.
+// send answers with the whole body. It sets no Content-Length: with one, a long body would be complete before finish.
 func (w *response) send(status int, contentType []string, body []byte) {
 	w.Header()["Content-Type"] = contentType
 	w.begin(status)
@@ -620,9 +620,9 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	server := &http.Server{
 		Handler:                      s,
 		DisableGeneralOptionsHandler: true,             // OPTIONS * is answered as everything else
-		ReadHeaderTimeout:            5 * time.Second,  // no longer than this does a slow client hold a goroutine,
-		ReadTimeout:                  10 * time.Second, // the body included
-		WriteTimeout:                 15 * time.Second,
+		ReadHeaderTimeout:            5 * time.Second,  // so long may a client take to send a header,
+		ReadTimeout:                  10 * time.Second, // header and body,
+		WriteTimeout:                 15 * time.Second, // and to take the answer
 		IdleTimeout:                  75 * time.Second, // longer than a proxy's: let it be the one that hangs up
 		MaxHeaderBytes:               16 << 10,
 		ConnState: func(conn net.Conn, state http.ConnState) {
@@ -648,7 +648,7 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 		return err
 	}
 	// Not Server.Shutdown: it drops requests that are just being read, and hangs up on clients that are just sending.
-	// Every connection gets the chance to end by "Connection: close"; who has not sent a header by then must be quick.
+	// Every connection gets the chance to end by "Connection: close"; one without a request gets half a second for it.
 	for closed := time.Now(); ; time.Sleep(time.Millisecond) {
 		active := 0
 		mu.Lock()
