@@ -31,8 +31,10 @@ func (s *service) sendSummary(w *response, code int, status, reason string) erro
 		Service   string `json:"service"`
 		Version   string `json:"version"`
 		Uptime    int64  `json:"uptime_seconds"`
-	}{status, reason, timestamp(w.start), serviceName, s.version, int64(w.start.Sub(s.started).Seconds())})
+	}{status, reason, timestamp(w.start), serviceName, s.version, s.uptime(w.start)})
 }
+
+func (s *service) uptime(now time.Time) int64 { return int64(now.Sub(s.started).Seconds()) }
 
 // health: GET /health, for a person or a load balancer.
 func (s *service) health(w *response, r *http.Request) error {
@@ -80,8 +82,7 @@ type check struct {
 
 // checks judges the service from memory alone.
 func (s *service) checks(now time.Time) [3]check {
-	uptime := int64(now.Sub(s.started).Seconds())
-	app := check{name: "application", facts: fmt.Sprintf(`,"uptime_seconds":%d,"version":%q`, uptime, s.version)}
+	app := check{name: "application", facts: fmt.Sprintf(`,"uptime_seconds":%d,"version":%q`, s.uptime(now), s.version)}
 	if s.draining.Load() {
 		app.reason = "draining"
 	}

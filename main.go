@@ -71,7 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		signal.Notify(hangups, syscall.SIGHUP)
 		go s.logFile.reopenOn(hangups, s.log)
 	}
-	s.startSampler()
+	s.startSampler() // before signals are caught: they still end a program whose disk hangs
 	signaled, uncatch := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer uncatch()
 	ctx, stop := context.WithCancelCause(ctx) // ends after uncatch: a second signal ends the program
@@ -197,22 +197,22 @@ func (s *service) parseFlags(args []string, stdout io.Writer) (err error) {
 		fmt.Fprintln(stdout, "taskapi", s.version, s.revision, runtime.Version())
 		return flag.ErrHelp
 	}
-	check := func(kept bool, rule string) {
+	require := func(kept bool, rule string) {
 		if !kept && err == nil {
 			err = fmt.Errorf("%s (%w)", rule, errUsage)
 		}
 	}
 	level := slices.Index(levelNames, strings.ToUpper(*logLevel))
-	check(fs.NArg() == 0, "no argument follows the flags")
-	check(s.addr != "", "-addr must not be empty")
-	check(s.store.capacity >= 1, "-max-tasks must be at least 1")
-	check(s.limiter.rate >= 0, "-rate must not be negative")
-	check((s.certFile == "") == (s.keyFile == ""), "-tls-cert and -tls-key need each other")
-	check(*logFormat == "text" || *logFormat == "json", "-log-format must be text or json")
-	check(level >= 0, "-log-level must be debug, info, warning, error or critical")
-	check(min(s.slow, s.drain, s.shutdownTimeout) >= 0, "-slow, -drain and -shutdown-timeout must not be negative")
+	require(fs.NArg() == 0, "no argument follows the flags")
+	require(s.addr != "", "-addr must not be empty")
+	require(s.store.capacity >= 1, "-max-tasks must be at least 1")
+	require(s.limiter.rate >= 0, "-rate must not be negative")
+	require((s.certFile == "") == (s.keyFile == ""), "-tls-cert and -tls-key need each other")
+	require(*logFormat == "text" || *logFormat == "json", "-log-format must be text or json")
+	require(level >= 0, "-log-level must be debug, info, warning, error or critical")
+	require(min(s.slow, s.drain, s.shutdownTimeout) >= 0, "-slow, -drain and -shutdown-timeout must not be negative")
 	for _, res := range s.host {
-		check(res.high >= 0 && res.high <= 100, "-"+res.name+"-high must be from 0 to 100")
+		require(res.high >= 0 && res.high <= 100, "-"+res.name+"-high must be from 0 to 100")
 	}
 	s.log = slog.New(newLogHandler(s.logFile, *logFormat, slog.LevelDebug+4*slog.Level(level)))
 	return err
@@ -446,7 +446,7 @@ func (s *service) finish(w *response, r *http.Request) {
 	d := time.Since(w.start)
 	level, category := s.classify(w, d)
 	_, route, _ := strings.Cut(r.Pattern, " ")
-	route = cmp.Or(route, "unmatched")
+	route = cmp.Or(route, unmatched)
 	msg := "request"
 	if d > s.slow {
 		msg = "SLOW request"

@@ -28,8 +28,9 @@ var (
 	boundLabels = strings.Fields("0.0005 0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1.0 2.5 +Inf")
 )
 
-// methods are those of RFC 9110 and RFC 5789. A request with another one is counted as "other", and a request that no
-// pattern matched as one to the route "unmatched".
+const unmatched = "unmatched" // the route of requests that no pattern matched
+
+// methods are those of RFC 9110 and RFC 5789. A request with another one is counted as "other".
 var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "other"}
 
 // metrics counts what the service does, from its start.
@@ -58,7 +59,7 @@ func newMetrics(routes []route) *metrics {
 		m.endpoints[endpoint(r.Method, r.Path)] = &traffic{codes: map[int]int{success: 0, http.StatusInternalServerError: 0}}
 	}
 	for _, method := range methods {
-		m.endpoints[endpoint(method, "unmatched")] = &traffic{codes: map[int]int{http.StatusNotFound: 0, http.StatusMethodNotAllowed: 0}}
+		m.endpoints[endpoint(method, unmatched)] = &traffic{codes: map[int]int{http.StatusNotFound: 0, http.StatusMethodNotAllowed: 0}}
 	}
 	m.events["ATTACK"], m.events["PERFORMANCE"] = 0, 0
 	for code, kind := range kinds {

@@ -49,7 +49,7 @@ func (s *service) createTask(w *response, r *http.Request) error {
 	if !ok {
 		return refuse("STORE_FULL", storeFull)
 	}
-	w.notes = []slog.Attr{slog.String("task_id", task.ID), slog.String("user_id", printable(task.UserID))}
+	w.notes = append(w.notes, slog.String("task_id", task.ID), slog.String("user_id", printable(task.UserID)))
 	w.Header().Set("Location", "/api/tasks/"+task.ID)
 	return w.sendJSON(http.StatusCreated, struct {
 		Task
@@ -173,10 +173,9 @@ func parseTask(w *response, r *http.Request) (name, userID string, err error) {
 	return name, userID, nil
 }
 
-const maxBody = 64 << 10 // bytes
-
-// readJSON returns the body of a request that says it is JSON: at most maxBody bytes of valid UTF-8.
+// readJSON returns the body of a request that says it is JSON: at most 64 KiB of valid UTF-8.
 func readJSON(w *response, r *http.Request) (body []byte, err error) {
+	const maxBody = 64 << 10
 	kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";") // it may have parameters
 	isJSON := strings.EqualFold(strings.TrimSpace(kind), "application/json")
 	if coding := r.Header.Get("Content-Encoding"); !isJSON || coding != "" && !strings.EqualFold(coding, "identity") {
