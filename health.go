@@ -1,14 +1,16 @@
 package main
 
-// Health: four routes for four askers, and the sampler that lets them answer without ever waiting for the host. A hung
-// file system blocks whoever asks how full it is, so nobody who handles a request may ask.
+// Health: four routes for four askers, and the sensors that let them answer from memory. A hung
+// file system blocks whoever asks how full it is, so nothing that handles a request may ask.
 
 import (
+	"cmp"
+	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -17,210 +19,268 @@ import (
 	"github.com/shirou/gopsutil/v3/cpu"
 	"github.com/shirou/gopsutil/v3/disk"
 	"github.com/shirou/gopsutil/v3/mem"
+	"github.com/shirou/gopsutil/v3/process"
 )
 
-// sampleInterval is the time between two readings. A reading three times as old is not known any more.
-const sampleInterval = 5 * time.Second
+// --- The four routes ---
 
-// sendSummary answers whoever looks at little more than the status code.
-func (s *service) sendSummary(w *response, code int, status, reason string) error {
+// summary answers GET /health, for a person or a load balancer, and GET /health/liveness, for
+// whoever restarts the process. It looks at nothing, because a restart would not help against a
+// full disk or a busy host.
+func (s *service) summary(status string) handler {
+	return func(w *response, _ *http.Request) error { return s.sendSummary(w, 200, status, nil) }
+}
+
+// readiness: GET /health/readiness, for whoever sends requests here. A busy host is ready: there
+// is no other one.
+func (s *service) readiness(w *response, _ *http.Request) error {
+	checks := s.checks(w.start)
+	reason := cmp.Or(checks["application"]["reason"], checks["storage"]["reason"])
+	if reason == nil {
+		return s.sendSummary(w, http.StatusOK, "ready", nil)
+	}
+	w.failure = unhealthy
+	return s.sendSummary(w, unhealthy.status, "not_ready", reason)
+}
+
+func (s *service) sendSummary(w *response, code int, status string, reason any) error {
 	return w.sendJSON(code, struct {
-		Status    string `json:"status"`
-		Reason    string `json:"reason,omitempty"`
-		Timestamp string `json:"timestamp"`
-		Service   string `json:"service"`
-		Version   string `json:"version"`
-		Uptime    int64  `json:"uptime_seconds"`
+		Status    string    `json:"status"`
+		Reason    any       `json:"reason,omitempty"`
+		Timestamp time.Time `json:"timestamp"`
+		Service   string    `json:"service"`
+		Version   string    `json:"version"`
+		Uptime    int       `json:"uptime_seconds"`
 	}{status, reason, timestamp(w.start), serviceName, s.version, s.uptime(w.start)})
 }
 
-func (s *service) uptime(now time.Time) int64 { return int64(now.Sub(s.started).Seconds()) }
+func (s *service) uptime(now time.Time) int { return int(now.Sub(s.started).Seconds()) }
 
-// health: GET /health, for a person or a load balancer.
-func (s *service) health(w *response, r *http.Request) error {
-	return s.sendSummary(w, http.StatusOK, "healthy", "")
-}
-
-// liveness: GET /health/liveness, for whoever restarts the process. It looks at nothing: a restart cures no full disk.
-func (s *service) liveness(w *response, r *http.Request) error {
-	return s.sendSummary(w, http.StatusOK, "alive", "")
-}
-
-// readiness: GET /health/readiness, for whoever sends traffic here. A busy host is ready: it is the only one there is.
-func (s *service) readiness(w *response, r *http.Request) error {
-	for _, c := range s.checks(w.start) {
-		if c.reason != "" && c.name != "system_resources" {
-			return s.sendSummary(w, http.StatusServiceUnavailable, "not_ready", c.reason)
+// detailed: GET /health/detailed, for a person or a script that wants numbers.
+func (s *service) detailed(w *response, _ *http.Request) error {
+	checks := s.checks(w.start)
+	code, status := http.StatusOK, "healthy"
+	for _, c := range checks {
+		if c["reason"] != nil {
+			w.failure, code, status = unhealthy, unhealthy.status, "unhealthy"
 		}
 	}
-	return s.sendSummary(w, http.StatusOK, "ready", "")
+	return w.sendJSON(code, struct {
+		Status    string           `json:"status"`
+		Timestamp time.Time        `json:"timestamp"`
+		Checks    map[string]check `json:"checks"`
+	}{status, timestamp(w.start), checks})
 }
 
-// detailed: GET /health/detailed, for a person or a script that wants numbers. Its JSON is written by hand, like the
-// percentages in it, which have one fraction digit, always: shell scripts feed them to bc. (%q is JSON for plain ASCII.)
-func (s *service) detailed(w *response, r *http.Request) error {
-	code, overall, checks := http.StatusOK, "healthy", ""
-	for _, c := range s.checks(w.start) {
-		status := `"healthy"`
-		if c.reason != "" {
-			status = fmt.Sprintf(`"unhealthy","reason":%q`, c.reason)
-			code, overall = http.StatusServiceUnavailable, "unhealthy"
-		}
-		checks += fmt.Sprintf(`,%q:{"status":%s%s}`, c.name, status, c.facts)
+// --- The checks ---
+
+// check is one part of the service's health, as JSON.
+type check map[string]any
+
+// newCheck returns a check that is healthy if there is no reason why not.
+func newCheck(reason string, facts check) check {
+	facts["status"] = "healthy"
+	if reason != "" {
+		facts["status"], facts["reason"] = "unhealthy", reason
 	}
-	const report = `{"status":%q,"timestamp":%q,"checks":{%s}}` + "\n"
-	w.send(code, jsonType, fmt.Appendf(nil, report, overall, timestamp(w.start), checks[1:]))
-	return nil
+	return facts
 }
 
-// check is one part of the detailed health.
-type check struct {
-	name   string
-	reason string // why it is unhealthy; empty if it is healthy
-	facts  string // what else its JSON object has: members, each after a comma
-}
-
-// checks judges the service from memory alone.
-func (s *service) checks(now time.Time) [3]check {
-	app := check{name: "application", facts: fmt.Sprintf(`,"uptime_seconds":%d,"version":%q`, s.uptime(now), s.version)}
+// checks judges the service by what is in memory.
+func (s *service) checks(now time.Time) map[string]check {
+	draining, refusal := "", ""
 	if s.draining.Load() {
-		app.reason = "draining"
+		draining = "the service is about to stop"
 	}
-	total := s.store.len()
-	storage := check{name: "storage", facts: fmt.Sprintf(`,"total_tasks":%d,"capacity":%d`, total, s.store.capacity)}
-	if total >= s.store.capacity {
-		storage.reason = storeFull
+	total, err := s.store.state()
+	if err != nil {
+		refusal = err.Error()
 	}
-	system := check{name: "system_resources"}
-	for _, res := range s.host {
-		u, reason := res.fresh(now)
-		if reason != "" {
-			system.reason = strings.TrimPrefix(system.reason+"; "+res.name+": "+reason, "; ")
+
+	resources, unknown := check{}, []string{}
+	for _, sensor := range s.host {
+		values, err := sensor.fresh(now)
+		if err != nil {
+			unknown = append(unknown, sensor.name+": "+err.Error())
 			continue
 		}
-		percent, status := math.Round(u.ratio*1000)/10, "normal"
-		if percent > res.high {
-			status = "high"
+		resource := map[string]any{"status": "normal"}
+		if values["usage_percent"] > sensor.high {
+			resource["status"] = "high" // which is information and no fault
 		}
-		system.facts += fmt.Sprintf(`,%q:{"usage_percent":%.1f,%s"status":%q}`, res.name, percent, u.left, status)
+		for name, value := range values {
+			resource[name] = value
+		}
+		resources[sensor.name] = resource
 	}
-	return [3]check{app, storage, system}
-}
 
-// resource is something of the host that can run short.
-type resource struct {
-	gauge[usage]
-	high float64 // percent above which it is told as high, which is information and no fault
-}
-
-// usage is how much of a resource is in use.
-type usage struct {
-	ratio float64 // from 0 to 1
-	left  string  // bytes, as a member for JSON with a comma; nothing for the CPU
-}
-
-// startSampler returns when everything has been read once, and goes on for as long as the process lives.
-func (s *service) startSampler() {
-	s.process.start(s.log)
-	for _, res := range s.host {
-		res.start(s.log)
+	return map[string]check{
+		"application": newCheck(draining, check{
+			"uptime_seconds": s.uptime(now), "version": s.version,
+		}),
+		"storage":          newCheck(refusal, check{"total_tasks": total, "capacity": s.maxTasks}),
+		"system_resources": newCheck(strings.Join(unknown, "; "), resources),
 	}
 }
 
-// gauge holds the last reading of one thing.
-type gauge[T any] struct {
-	name string
-	read func() (T, error) // never called concurrently
-	last atomic.Pointer[reading[T]]
+// --- The sensors ---
+
+const (
+	sampleInterval = 5 * time.Second    // between two readings
+	maxAge         = 3 * sampleInterval // an older reading says nothing any more
+	patience       = time.Second        // at the start, with a sensor that is slow
+)
+
+// sensor reads one thing again and again, and keeps the last reading.
+type sensor struct {
+	name   string
+	family string  // of the metric, for a resource of the host
+	high   float64 // percent; a resource of the host is high above it
+	read   func() (values, error)
+	last   atomic.Pointer[reading] // nil if there is none yet
 }
 
-type reading[T any] struct {
-	at    time.Time
-	value T
-	err   error
+// values are numbers by name. What is not known is not there.
+type values map[string]float64
+
+// reading is what a sensor has read, when, and with what error.
+type reading struct {
+	at     time.Time
+	values values
+	err    error
 }
 
-// start reads the gauge now and again at each sampleInterval, after the first time in a goroutine of its own: a disk that
-// hangs makes its own reading old, and no other.
-func (g *gauge[T]) start(log *slog.Logger) {
-	g.sample(log)
-	time.AfterFunc(sampleInterval, func() { g.start(log) })
+func newHostSensors(cfg config) []*sensor {
+	readDisk := func() (values, error) { return readDisk(cfg.diskPath) }
+	return []*sensor{
+		{name: "cpu", family: "system_cpu_usage_ratio", high: cfg.cpuHigh, read: cpuReader()},
+		{name: "memory", family: "system_memory_usage_ratio", high: cfg.memoryHigh, read: readMemory},
+		{name: "disk", family: "system_disk_usage_ratio", high: cfg.diskHigh, read: readDisk},
+	}
 }
 
-// sample reads the gauge. Why a reading failed is only for the log.
-func (g *gauge[T]) sample(log *slog.Logger) {
-	value, err := g.read()
-	g.last.Store(&reading[T]{time.Now(), value, err})
+// startSensors lets sensors read until ctx ends, each in a goroutine of its own: one that hangs
+// makes its own reading old, and no other. It waits for the first readings, so that the first
+// answer has numbers, but not for long: a disk that hangs must not hinder the start.
+func startSensors(ctx context.Context, log *slog.Logger, sensors []*sensor) {
+	for _, sensor := range sensors {
+		go every(ctx, sampleInterval, func() { sensor.sample(log) })
+	}
+	isNew := func(s *sensor) bool { return s.last.Load() == nil }
+	for start := time.Now(); slices.ContainsFunc(sensors, isNew) && time.Since(start) < patience; {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// sample reads the sensor once. The cause of a failure goes to the log and nowhere else.
+func (s *sensor) sample(log *slog.Logger) {
+	values, err := s.read()
+	s.last.Store(&reading{time.Now(), values, err})
 	if err != nil {
-		log.Warn("a reading failed", "reading", g.name, "cause", err)
+		log.Warn("a reading failed", "reading", s.name, "cause", err)
 	}
 }
 
-// fresh returns the last value, or the reason why it is not known.
-func (g *gauge[T]) fresh(now time.Time) (value T, reason string) {
-	last := g.last.Load()
-	if last == nil || last.err != nil {
-		return value, "the reading failed"
-	} else if now.Sub(last.at) > 3*sampleInterval {
-		return value, "the last reading is too old"
+// fresh returns the values of the last reading, or says why they are not known.
+func (s *sensor) fresh(now time.Time) (values, error) {
+	last := s.last.Load()
+	switch {
+	case last == nil:
+		return nil, errors.New("not read yet")
+	case last.err != nil:
+		return nil, errors.New("the reading failed")
+	case now.Sub(last.at) > maxAge:
+		return nil, errors.New("the last reading is too old")
 	}
-	return last.value, ""
+	return last.values, nil
 }
 
+// errImpossible is for numbers that cannot be true. gopsutil v3, which is frozen, returns such
+// numbers without an error, for example where it cannot read /proc.
 var errImpossible = errors.New("the reading is empty or impossible")
 
-// newUsage is the usage where used is in use, and unused, in parts, is not. What cannot be true, NaN included, is an
-// error: gopsutil v3, which is frozen, returns such numbers without one, for example where /proc cannot be read.
-func newUsage(left string, used float64, unused ...float64) (usage, error) {
-	total := used
-	for _, part := range unused {
-		total += part
+// usagePercent returns how much of used and unused is used, with at most one fraction digit.
+func usagePercent(used, unused float64) (float64, error) {
+	ratio := used / (used + unused)
+	if used >= 0 && unused >= 0 && ratio >= 0 { // not so if one of them is not a number
+		return math.Round(ratio*1000) / 10, nil
 	}
-	if ratio := used / total; ratio >= 0 && min(used, slices.Min(unused)) >= 0 {
-		return usage{ratio, left}, nil
-	}
-	return usage{}, errImpossible
+	return 0, errImpossible
 }
 
-// cpuReader returns a function that reads how busy the CPUs were since its last call, and at first since boot.
-// cpu.Percent would not do: all its callers share one baseline, and move it for each other.
-func cpuReader() func() (usage, error) {
-	var last usage
-	var lastBusy, lastIdle, lastIowait float64
-	return func() (usage, error) {
+// cpuReader returns a function that reads how busy the CPUs have been since its last call, and at
+// first since boot. cpu.Percent would not do: all its callers share one baseline.
+func cpuReader() func() (values, error) {
+	var busy, idle, iowait, percent float64 // of the last call
+	return func() (values, error) {
 		times, err := cpu.Times(false)
 		if err != nil || len(times) == 0 {
-			return usage{}, errors.Join(errImpossible, err)
+			return nil, errors.Join(errImpossible, err)
 		}
 		t := times[0]
-		busy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // guest time is part of user time
-		if _, err := newUsage("", busy, t.Idle, t.Iowait); err != nil {  // the counters themselves are impossible
-			return usage{}, err
+		nowBusy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // guests are users
+		nowIdle := t.Idle + t.Iowait
+		if _, err := usagePercent(nowBusy, nowIdle); err != nil {
+			return nil, err
 		}
-		// No time has passed, or a counter went back, as the kernel's iowait may: the last value still stands.
-		if u, err := newUsage("", busy-lastBusy, t.Idle-lastIdle, t.Iowait-lastIowait); err == nil {
-			last = u
+
+		// If no time has passed, or a counter has gone back, the last value still stands. Iowait
+		// is known to go back.
+		p, err := usagePercent(nowBusy-busy, nowIdle-idle)
+		if err == nil && t.Iowait >= iowait {
+			percent = p
 		}
-		lastBusy, lastIdle, lastIowait = busy, t.Idle, t.Iowait
-		return last, nil
+		busy, idle, iowait = nowBusy, nowIdle, t.Iowait
+		return values{"usage_percent": percent}, nil
 	}
 }
 
-// readMemory reads how much memory programs can no longer have. (gopsutil's UsedPercent counts a full tmpfs as free.)
-func readMemory() (usage, error) {
+// readMemory reads how much memory no program can have any more. (The UsedPercent of gopsutil v3
+// counts a full tmpfs as free.)
+func readMemory() (values, error) {
 	m, err := mem.VirtualMemory()
-	if err != nil || m.Available == 0 { // no running host has none at all: nothing was read
-		return usage{}, errors.Join(errImpossible, err)
+	if err != nil || m.Available == 0 { // a host that runs has some left: nothing was read
+		return nil, errors.Join(errImpossible, err)
 	}
-	left := fmt.Sprintf(`"available_bytes":%d,`, m.Available)
-	return newUsage(left, float64(m.Total)-float64(m.Available), float64(m.Available))
+	available := float64(m.Available)
+	percent, err := usagePercent(float64(m.Total)-available, available)
+	return values{"usage_percent": percent, "available_bytes": available}, err
 }
 
-// readDisk reads how full a file system is, as df does: of what an unprivileged user can have.
-func readDisk(path string) (usage, error) {
+// readDisk reads how full a file system is, as df prints it: of what programs without privileges
+// can use.
+func readDisk(path string) (values, error) {
 	d, err := disk.Usage(path)
-	if err != nil || d.Free > d.Total { // on FreeBSD there can be less than nothing left, which wraps around
-		return usage{}, errors.Join(errImpossible, err)
+	if err != nil || d.Free > d.Total { // FreeBSD may have less than nothing left, wrapped around
+		return nil, errors.Join(errImpossible, err)
 	}
-	return newUsage(fmt.Sprintf(`"free_bytes":%d,`, d.Free), float64(d.Used), float64(d.Free))
+	percent, err := usagePercent(float64(d.Used), float64(d.Free))
+	return values{"usage_percent": percent, "free_bytes": float64(d.Free)}, err
+}
+
+// readProcess reads what this process uses, by the names of the metrics. What the system does not
+// tell is left out.
+func readProcess() (values, error) {
+	v := values{}
+	self := &process.Process{Pid: int32(os.Getpid())}
+	if t, err := self.Times(); err == nil {
+		v["process_cpu_seconds_total"] = t.User + t.System
+	}
+	if m, err := self.MemoryInfo(); err == nil {
+		v["process_resident_memory_bytes"] = float64(m.RSS)
+		v["process_virtual_memory_bytes"] = float64(m.VMS)
+	}
+	if n, err := self.NumFDs(); err == nil {
+		v["process_open_fds"] = float64(n)
+	}
+	limits, _ := self.Rlimit()
+	for _, limit := range limits {
+		switch limit.Resource {
+		case process.RLIMIT_NOFILE:
+			v["process_max_fds"] = float64(limit.Soft)
+		case process.RLIMIT_AS:
+			v["process_virtual_memory_max_bytes"] = float64(limit.Soft)
+		}
+	}
+	return v, nil
 }

@@ -1,39 +1,49 @@
-// Command taskapi is the Task Management API: it creates tasks, tells how healthy it and its host are, exposes
-// Prometheus metrics and lets an operator look inside. Tasks live in memory and end with the process.
+// Command taskapi is the Task Management API. It creates tasks, keeps them in memory or in a
+// file, reports its own health and that of its host, exposes Prometheus metrics, and lets an
+// operator look inside.
 //
-// It listens on 127.0.0.1:8000 unless -addr says otherwise or systemd passes a socket; GET / lists the endpoints and
-// taskapi -h the flags. Tasks are under /api/, health checks under /health, metrics at /metrics. /debug/ answers only
-// clients on the same host that come through no proxy.
+// It listens on 127.0.0.1:8000 unless -addr names another address or systemd passes a socket.
+// GET / lists the endpoints, GET /openapi.json describes them, and taskapi -h lists the flags.
+// Only clients on the same host, without a proxy in between, can use /debug/.
 //
-// The log is one line a request on standard error, or in -log-file, which SIGHUP reopens. Lines worth a look carry a
-// category: VALIDATION, AUTHENTICATION, SECURITY, ATTACK, TIMEOUT or PERFORMANCE.
+// Tasks end with the process unless -data-file names a file to keep them in.
 //
-// SIGTERM and SIGINT stop it without losing a request that it has accepted: it reports not ready for -drain, closes the
-// listener, and finishes what it has begun. A second signal ends it at once. The exit status is 0 when it was asked to
-// stop, 1 when it failed or had to cut requests off, 2 when it was started wrongly.
+// The log has one line for each request, on standard error or in -log-file, which SIGHUP
+// reopens. A line that an operator should look at has a category: VALIDATION, AUTHENTICATION,
+// SECURITY, ATTACK, TIMEOUT or PERFORMANCE.
+//
+// SIGTERM and SIGINT stop the service without losing a request: it reports "not ready" for the
+// time of -drain, closes its listener, and finishes the requests that it has begun. A second
+// signal ends it at once. The exit status is 0 after a clean stop, 1 after a failure or when
+// requests were cut off, and 2 after a mistake in the command line.
 package main
 
-// This file is the frame: the program from its flags to its last signal, the table of routes, and what happens to every
-// request before and after its handler. The handlers are in task.go, health.go and metrics.go.
+// This file is the frame of the program. It leads from the command line to a config, from the
+// config to a service, and from its first request to its last. The handlers are in task.go,
+// health.go and metrics.go.
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
+	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
+	"maps"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/signal"
+	"path"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -45,8 +55,6 @@ import (
 	"time"
 )
 
-const serviceName = "Task Management API"
-
 func main() {
 	if err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "taskapi:", err)
@@ -57,542 +65,455 @@ func main() {
 	}
 }
 
-// run is the program. It returns nil when ctx or a signal has ended it and no request was lost.
+// run is the whole program. It returns nil after ctx or a signal has ended it and every request
+// has been answered. An error that wraps errUsage is a mistake in args.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	s, err := newService(args, stdout, stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	cfg, err := parseFlags(args)
+	if err != nil || cfg.answer != "" {
+		io.WriteString(stdout, cfg.answer)
 		return err
 	}
-	defer s.logFile.flush()
-	if s.logFile.path != "" {
-		hangups := make(chan os.Signal, 1)
+
+	// Otherwise, a write to a broken standard error would end the process, and its tasks.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, release := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer release()
+	context.AfterFunc(ctx, release) // after the first signal, a second one ends the process
+
+	hangups := make(chan os.Signal, 1)
+	if cfg.logFile != "" { // without a log file, SIGHUP keeps its default action
 		signal.Notify(hangups, syscall.SIGHUP)
-		go s.logFile.reopenOn(hangups, s.log)
 	}
-	s.startSampler() // before signals are caught: they still end a program whose disk hangs
-	signaled, uncatch := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer uncatch()
-	ctx, stop := context.WithCancelCause(ctx) // ends after uncatch: a second signal ends the program
-	context.AfterFunc(signaled, func() { uncatch(); stop(context.Cause(signaled)) })
-	ln, err := s.listen()
+	defer signal.Stop(hangups)
+
+	// The port comes first: if it is taken, another instance may be using the same files.
+	ln, err := listen(cfg)
 	if err != nil {
 		return err
 	}
-	go s.watchdog()
+	defer ln.Close()
+	s, err := newService(cfg, stderr)
+	if err != nil {
+		return err
+	}
+	go s.logFile.reopenOn(hangups, s.log)
 	return s.serve(ctx, ln)
 }
 
-// service is the whole state of the program.
-type service struct {
-	addr                         string
-	certFile, keyFile            string          // for HTTPS, or empty
-	origins                      map[string]bool // whose pages may use the API
-	crossOrigin                  http.CrossOriginProtection
-	tokenFile                    string
-	tokenHash                    [sha256.Size]byte // of what is in tokenFile
-	slow, drain, shutdownTimeout time.Duration
+// --- Flags ---
 
-	version, revision string // as far as the go command has recorded them
-	started           time.Time
-	draining          atomic.Bool // set once, when the service is asked to stop
-	mux               *http.ServeMux
-	store             *store
-	limiter           limiter
-	metrics           *metrics
-	host              []*resource
-	diskPath          string       // of the disk in host
-	process           *gauge[page] // what this process uses, ready for the metrics page
-	logFile           *logFile
-	log               *slog.Logger // into logFile
-}
+// config is what the command line asks for. The texts of the flags explain the fields.
+type config struct {
+	addr, dataFile, tokenFile, tlsCert, tlsKey, diskPath string
+	logFile, logFormat, logLevel                         string
+	origins                                              []string
+	maxTasks, rate                                       int
+	slow, drain, shutdownTimeout                         time.Duration
+	cpuHigh, memoryHigh, diskHigh                        float64
 
-// newService returns the service that the command line asks for. It can handle requests, but its sampler does not run
-// yet. When it has answered -h or -version on stdout it returns flag.ErrHelp.
-func newService(args []string, stdout, stderr io.Writer) (*service, error) {
-	s := &service{
-		origins:  map[string]bool{},
-		revision: "unknown",
-		started:  time.Now(),
-		mux:      http.NewServeMux(),
-		store:    &store{position: map[string]int{}},
-		process:  &gauge[page]{name: "process", read: readProcess},
-		logFile:  &logFile{out: stderr},
-	}
-	s.host = []*resource{
-		{gauge: gauge[usage]{name: "cpu", read: cpuReader()}},
-		{gauge: gauge[usage]{name: "memory", read: readMemory}},
-		{gauge: gauge[usage]{name: "disk", read: func() (usage, error) { return readDisk(s.diskPath) }}},
-	}
-	info, _ := debug.ReadBuildInfo() // go build and go run always record it
-	s.version = cmp.Or(info.Main.Version, "(devel)")
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			s.revision = setting.Value
-		}
-	}
-	s.metrics = newMetrics(s.routes())
-	for _, route := range s.routes() {
-		s.mux.HandleFunc(route.Method+" "+route.Path, func(w http.ResponseWriter, r *http.Request) {
-			s.handle(w.(*response), r, route.handle)
-		})
-	}
-	if err := s.parseFlags(args, stdout); err != nil {
-		return nil, err
-	}
-	if s.logFile.path != "" {
-		if err := s.logFile.reopen(); err != nil {
-			return nil, err
-		}
-	}
-	if s.tokenFile != "" {
-		token, err := os.ReadFile(s.tokenFile)
-		if err != nil {
-			return nil, err
-		}
-		if token = bytes.TrimSpace(token); len(token) == 0 {
-			return nil, fmt.Errorf("%s: no token in it", s.tokenFile)
-		}
-		s.tokenHash = sha256.Sum256(token)
-	}
-	return s, nil
+	answer string // to -h or -version: what to print instead of serving
 }
 
 // errUsage is in every error that is a mistake in the command line.
 var errUsage = errors.New("taskapi -h lists the flags")
 
-// parseFlags sets what the command line says. Its errors wrap errUsage, or are flag.ErrHelp as in newService.
-func (s *service) parseFlags(args []string, stdout io.Writer) (err error) {
+// parseFlags reads and checks the command line, and does nothing else. Its errors wrap errUsage.
+func parseFlags(args []string) (config, error) {
+	var cfg config
+	var help strings.Builder
 	fs := flag.NewFlagSet("taskapi", flag.ContinueOnError)
-	fs.SetOutput(io.Discard) // a mistake gets one line, not a page of help
-	fs.StringVar(&s.addr, "addr", "127.0.0.1:8000", "listen on this `host:port`; a socket passed by systemd wins")
-	fs.IntVar(&s.store.capacity, "max-tasks", 1_000_000, "store at most this `number` of tasks")
-	fs.IntVar(&s.limiter.rate, "rate", 0, "create at most this `number` of tasks a second; 0 for no limit")
-	fs.StringVar(&s.tokenFile, "token-file", "", "require the bearer token in this `file` for /api/ and /debug/")
-	fs.Func("cors-origins", "let pages of these `origins` (https://a.example,…) use the API", s.addOrigins)
-	fs.StringVar(&s.certFile, "tls-cert", "", "serve HTTPS with the certificate chain in this PEM `file`")
-	fs.StringVar(&s.keyFile, "tls-key", "", "private key of -tls-cert, a PEM `file`")
-	fs.StringVar(&s.logFile.path, "log-file", "", "append the log to this `file`, reopened on SIGHUP (default standard error)")
-	logFormat := fs.String("log-format", "text", "`format` of the log: text or json")
-	logLevel := fs.String("log-level", "info", "lowest `level` to log: debug, info, warning, error or critical")
-	fs.DurationVar(&s.slow, "slow", 100*time.Millisecond, "log a request that takes longer as slow")
-	for _, res := range s.host {
-		fs.Float64Var(&res.high, res.name+"-high", 80, res.name+" usage above this `percentage` is high")
-	}
-	fs.StringVar(&s.diskPath, "disk-path", "/", "measure the disk that holds this `path`")
-	fs.DurationVar(&s.drain, "drain", 0, "when stopping, report not ready this long before the listener closes")
-	fs.DurationVar(&s.shutdownTimeout, "shutdown-timeout", 10*time.Second, "then wait this long for requests in flight")
+	fs.SetOutput(&help) // which stays unread after a mistake: main prints one line, no page
+	cfg.define(fs)
 	version := fs.Bool("version", false, "print version, revision and Go version, and exit")
 
-	switch err := fs.Parse(args); {
+	err := fs.Parse(args)
+	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintln(stdout, "Usage: taskapi [flags]")
-		fs.SetOutput(stdout)
-		fs.PrintDefaults()
-		return err
-	case err != nil:
-		return fmt.Errorf("%w (%w)", err, errUsage)
-	case *version:
-		fmt.Fprintln(stdout, "taskapi", s.version, s.revision, runtime.Version())
-		return flag.ErrHelp
+		cfg.answer, err = help.String(), nil
+	case err == nil && *version:
+		number, revision := buildInfo()
+		cfg.answer = fmt.Sprintln("taskapi", number, revision, runtime.Version())
+	case err == nil:
+		err = cfg.check(fs.NArg())
 	}
-	require := func(kept bool, rule string) {
-		if !kept && err == nil {
-			err = fmt.Errorf("%s (%w)", rule, errUsage)
-		}
+	if err != nil {
+		err = fmt.Errorf("%w (%w)", err, errUsage)
 	}
-	level := slices.Index(levelNames, strings.ToUpper(*logLevel))
-	require(fs.NArg() == 0, "no argument follows the flags")
-	require(s.addr != "", "-addr must not be empty")
-	require(s.store.capacity >= 1, "-max-tasks must be at least 1")
-	require(s.limiter.rate >= 0, "-rate must not be negative")
-	require((s.certFile == "") == (s.keyFile == ""), "-tls-cert and -tls-key need each other")
-	require(*logFormat == "text" || *logFormat == "json", "-log-format must be text or json")
-	require(level >= 0, "-log-level must be debug, info, warning, error or critical")
-	require(min(s.slow, s.drain, s.shutdownTimeout) >= 0, "-slow, -drain and -shutdown-timeout must not be negative")
-	for _, res := range s.host {
-		require(res.high >= 0 && res.high <= 100, "-"+res.name+"-high must be from 0 to 100")
-	}
-	s.log = slog.New(newLogHandler(s.logFile, *logFormat, slog.LevelDebug+4*slog.Level(level)))
-	return err
+	return cfg, err
 }
 
-// addOrigins takes the value of -cors-origins. Origins are compared byte for byte with what browsers send: lower case.
-func (s *service) addOrigins(list string) error {
-	for origin := range strings.SplitSeq(strings.ToLower(list), ",") {
-		if err := s.crossOrigin.AddTrustedOrigin(origin); err != nil || strings.ContainsAny(origin, "*@?#") {
-			return fmt.Errorf("%q is not a full origin, such as https://app.example", origin)
+// define adds the flags that set c.
+func (c *config) define(fs *flag.FlagSet) {
+	fs.StringVar(&c.addr, "addr", "127.0.0.1:8000", "listen on `host:port`; systemd's socket wins")
+	fs.IntVar(&c.maxTasks, "max-tasks", 1_000_000, "store at most this `number` of tasks")
+	fs.StringVar(&c.dataFile, "data-file", "", "keep the tasks in this `file` (default in memory)")
+	fs.IntVar(&c.rate, "rate", 0, "create at most this `number` of tasks a second; 0 for no limit")
+	fs.StringVar(&c.tokenFile, "token-file", "", "ask for the bearer token in this `file`")
+	fs.Func("cors-origins", "let pages of `origins` (https://a.example,…) in", c.setOrigins)
+	fs.StringVar(&c.tlsCert, "tls-cert", "", "serve HTTPS with the certificates in this PEM `file`")
+	fs.StringVar(&c.tlsKey, "tls-key", "", "private key of -tls-cert, a PEM `file`")
+	fs.StringVar(&c.logFile, "log-file", "", "append the log to `file` (default standard error)")
+	fs.StringVar(&c.logFormat, "log-format", "text", "`format` of the log: text or json")
+	fs.StringVar(&c.logLevel, "log-level", "info",
+		"lowest `level` to log: debug, info, warning, error or critical")
+	fs.DurationVar(&c.slow, "slow", 100*time.Millisecond, "a request that takes longer is slow")
+	fs.Float64Var(&c.cpuHigh, "cpu-high", 80, "CPU usage above this `percentage` is high")
+	fs.Float64Var(&c.memoryHigh, "memory-high", 80, "memory usage above this `percentage` is high")
+	fs.Float64Var(&c.diskHigh, "disk-high", 80, "disk usage above this `percentage` is high")
+	fs.StringVar(&c.diskPath, "disk-path", "/", "measure the disk that holds this `path`")
+	fs.DurationVar(&c.drain, "drain", 0, "report not ready this long before the listener closes")
+	fs.DurationVar(&c.shutdownTimeout, "shutdown-timeout", 10*time.Second,
+		"after that, wait this long for requests in flight")
+}
+
+// check returns an error for a rule that the flags break. args is the number of other arguments.
+func (c *config) check(args int) error {
+	for rule, kept := range map[string]bool{
+		"no argument follows the flags":          args == 0,
+		"-addr must not be empty":                c.addr != "",
+		"-max-tasks must be at least 1":          c.maxTasks >= 1,
+		"-rate must not be negative":             c.rate >= 0,
+		"-tls-cert and -tls-key need each other": (c.tlsCert == "") == (c.tlsKey == ""),
+		"-log-format must be text or json":       c.logFormat == "text" || c.logFormat == "json",
+		"-log-level must be one that -h names":   levelStep(c.logLevel) >= 0,
+		"durations must not be negative":         min(c.slow, c.drain, c.shutdownTimeout) >= 0,
+		"percentages must be from 0 to 100": min(c.cpuHigh, c.memoryHigh, c.diskHigh) >= 0 &&
+			max(c.cpuHigh, c.memoryHigh, c.diskHigh) <= 100,
+	} {
+		if !kept {
+			return errors.New(rule)
 		}
-		s.origins[origin] = true
 	}
 	return nil
 }
 
-// route is one line of the API, and its JSON form in the index.
-type route struct {
-	Method  string                               `json:"method"`
-	Path    string                               `json:"path"` // as http.ServeMux has it
-	Summary string                               `json:"summary"`
-	handle  func(*response, *http.Request) error // answers, or returns the error to answer with
+// originForm is what browsers send as Origin (RFC 6454 section 6): a scheme, a host, and a port if
+// it is not the default. A host is a name in lower case, an IPv4 or an IPv6 address. A name that
+// ends in a number is an IPv4 address to a browser.
+var originForm = regexp.MustCompile(`^https?://` +
+	`(([a-z0-9_-]+\.)*[a-z_][a-z0-9_-]*\.?|([0-9]+\.){3}[0-9]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?$`)
+
+// setOrigins takes the value of -cors-origins. Any other form could never match.
+func (c *config) setOrigins(list string) error {
+	c.origins = strings.Split(list, ",")
+	for _, origin := range c.origins {
+		isDefault := strings.HasPrefix(origin, "http:") && strings.HasSuffix(origin, ":80") ||
+			strings.HasPrefix(origin, "https:") && strings.HasSuffix(origin, ":443")
+		if isDefault || !originForm.MatchString(origin) {
+			return fmt.Errorf("no browser sends %q as its Origin", origin)
+		}
+	}
+	return nil
 }
 
-// routes is the whole API.
-func (s *service) routes() []route {
+// b64token is a token that an Authorization header can carry (RFC 6750 section 2.1).
+var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
+
+// readToken returns the hash of the token in a file. Without a path there is none.
+func readToken(path string) (hash [sha256.Size]byte, err error) {
+	if path == "" {
+		return hash, nil
+	}
+	text, err := os.ReadFile(path)
+	token := strings.TrimSpace(string(text))
+	if err == nil && !b64token.MatchString(token) {
+		err = fmt.Errorf("%s: must hold one token of A-Z a-z 0-9 - . _ ~ + / and no more", path)
+	}
+	return sha256.Sum256([]byte(token)), err
+}
+
+// buildInfo returns the version and the revision that the go command has recorded.
+func buildInfo() (version, revision string) {
+	info, _ := debug.ReadBuildInfo() // go build and go run always record it
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			revision = setting.Value
+		}
+	}
+	return cmp.Or(info.Main.Version, "(devel)"), cmp.Or(revision, "unknown")
+}
+
+// --- The service and its routes ---
+
+const serviceName = "Task Management API"
+
+// service is the state of the program.
+type service struct {
+	config
+	version, revision string
+	started           time.Time
+	draining          atomic.Bool // set once, when the service is asked to stop
+
+	mux         *http.ServeMux
+	routes      map[string]route  // by pattern of the mux
+	methods     string            // of the API, for the answer to a preflight
+	tokenHash   [sha256.Size]byte // of what is in -token-file
+	crossOrigin http.CrossOriginProtection
+
+	store   *store
+	limiter limiter
+	host    []*sensor // of its CPU, memory and disk
+	process *sensor
+	metrics *metrics
+	logFile *logFile
+	log     *slog.Logger // into logFile
+}
+
+// newService returns a service that can handle requests. It opens its files and reads the tasks.
+func newService(cfg config, stderr io.Writer) (*service, error) {
+	tokenHash, tokenErr := readToken(cfg.tokenFile)
+	logFile, logErr := openLogFile(cfg.logFile, stderr)
+	if err := cmp.Or(tokenErr, logErr); err != nil {
+		return nil, err
+	}
+	log := slog.New(newLogHandler(logFile, cfg.logFormat, cfg.logLevel))
+	store, err := openStore(cfg.dataFile, cfg.maxTasks, log)
+	if err != nil {
+		return nil, err
+	}
+
+	s := &service{
+		config: cfg, started: time.Now(), tokenHash: tokenHash,
+		mux: http.NewServeMux(), routes: map[string]route{}, limiter: limiter{rate: cfg.rate},
+		store: store, metrics: newMetrics(), logFile: logFile, log: log,
+		host: newHostSensors(cfg), process: &sensor{name: "process", read: readProcess},
+	}
+	s.version, s.revision = buildInfo()
+	for _, origin := range cfg.origins {
+		s.crossOrigin.AddTrustedOrigin(origin) // setOrigins has found nothing wrong with it
+	}
+	s.handleAll(s.api())
+	return s, nil
+}
+
+// handler answers a request or returns the error to answer with.
+type handler func(*response, *http.Request) error
+
+// route is one row of the API.
+type route struct {
+	Method  string `json:"method"`
+	Path    string `json:"path"` // as http.ServeMux has it
+	Summary string `json:"summary"`
+	access  access
+	success int // the status of a success: the metrics have its series from the start
+	handle  handler
+}
+
+// access says who may use a route.
+type access int
+
+const (
+	nobody     access = iota // a route that does not say who is closed
+	anyone                   // without a token, from anywhere
+	withToken                // with the bearer token, if there is a -token-file
+	onThisHost               // the same, but only directly from this host
+)
+
+// api is the whole API. The mux, the index, the metrics, the answers to preflights and the tests
+// all use this table.
+func (s *service) api() []route {
 	return []route{
-		{"GET", "/{$}", "service name, version and this list", s.index},
-		{"POST", "/api/tasks", "create a task", s.createTask},
-		{"GET", "/api/tasks", "list tasks, oldest first (limit, after)", s.listTasks},
-		{"GET", "/api/tasks/{task_id}", "get one task", s.getTask},
-		{"GET", "/health", "short health", s.health},
-		{"GET", "/health/detailed", "health of application, storage and host, with numbers", s.detailed},
-		{"GET", "/health/liveness", "200 as long as the process answers", s.liveness},
-		{"GET", "/health/readiness", "200 if a task can be created, else 503", s.readiness},
-		{"GET", "/metrics", "metrics for Prometheus", s.metricsPage},
-		{"GET", "/debug/storage", "what the store holds (limit, after); from this host only", s.storage},
-		{"GET", "/debug/pprof/", "profiles of the Go runtime; from this host only", s.profile},
+		{"GET", "/{$}", "service name, version and this list", anyone, 200, s.index},
+		{"GET", "/openapi.json", "this API as an OpenAPI 3.1 document", anyone, 200, s.openAPI},
+		{"POST", "/api/tasks", "create a task", withToken, 201, s.createTask},
+		{"GET", "/api/tasks", "list tasks (limit, after)", withToken, 200, s.listTasks},
+		{"GET", "/api/tasks/{task_id}", "get one task", withToken, 200, s.getTask},
+		{"GET", "/health", "short health", anyone, 200, s.summary("healthy")},
+		{"GET", "/health/detailed", "health of service and host", anyone, 200, s.detailed},
+		{"GET", "/health/liveness", "200 if it answers at all", anyone, 200, s.summary("alive")},
+		{"GET", "/health/readiness", "200 if a task can be created", anyone, 200, s.readiness},
+		{"GET", "/metrics", "metrics for Prometheus", anyone, 200, s.exposeMetrics},
+		{"GET", "/debug/storage", "what the store holds", onThisHost, 200, s.storage},
+		{"GET", "/debug/pprof/", "profiles of the Go runtime", onThisHost, 200, s.profile},
+	}
+}
+
+// handleAll fills the mux with the API, and with handlers for what is not in it: another method of
+// a path, or no path at all. So 404 and 405 take the same way as any other answer.
+func (s *service) handleAll(api []route) {
+	byPath, all := map[string][]string{}, map[string]bool{} // methods
+	for _, rt := range api {
+		s.handle(rt)
+		byPath[rt.Path] = append(byPath[rt.Path], rt.Method)
+		all[rt.Method] = true
+	}
+	s.methods = strings.Join(slices.Sorted(maps.Keys(all)), ", ")
+	for path, methods := range byPath {
+		who := s.routes[methods[0]+" "+path].access
+		s.handle(route{Path: path, access: who, handle: wrongMethod(methods)})
+	}
+	for path, who := range map[string]access{
+		"/": anyone, "/api": withToken, "/api/": withToken,
+		"/debug": onThisHost, "/debug/": onThisHost,
+	} {
+		s.handle(route{Path: path, access: who, handle: noSuchPath})
+	}
+}
+
+// handle adds one route to the mux and, if it belongs to the API, to the metrics.
+func (s *service) handle(rt route) {
+	pattern := strings.TrimSpace(rt.Method + " " + rt.Path)
+	s.routes[pattern] = rt
+	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		if err := rt.handle(w.(*response), r); err != nil {
+			w.(*response).sendError(err)
+		}
+	})
+	if rt.Method != "" {
+		s.metrics.count(0, pattern, rt.success, 0, "", "")
+		s.metrics.count(0, pattern, internalError.status, 0, "", "")
+	}
+}
+
+func noSuchPath(*response, *http.Request) error {
+	return newError(notFound, "there is nothing at this path")
+}
+
+// wrongMethod answers requests for a path that has these methods only.
+func wrongMethod(methods []string) handler {
+	return func(w *response, _ *http.Request) error {
+		allowed := strings.Join(slices.Sorted(slices.Values(methods)), ", ")
+		w.Header().Set("Allow", strings.Replace(allowed, "GET", "GET, HEAD", 1))
+		return newError(methodNotAllowed, "this path has other methods: see the header Allow")
 	}
 }
 
 // index: GET /.
-func (s *service) index(w *response, r *http.Request) error {
-	endpoints := s.routes()
-	endpoints[0].Path = "/"
-	return w.sendJSON(http.StatusOK, map[string]any{"service": serviceName, "version": s.version, "endpoints": endpoints})
+func (s *service) index(w *response, _ *http.Request) error {
+	api := s.api()
+	for i := range api {
+		api[i].Path = strings.TrimSuffix(api[i].Path, "{$}") // means "only /" to the mux
+	}
+	answer := map[string]any{"service": serviceName, "version": s.version, "endpoints": api}
+	return w.sendJSON(http.StatusOK, answer)
 }
 
-// ServeHTTP is what happens to every request: mux → handle → guard → handler, and then finish, whatever became of it.
+//go:embed deploy/openapi.json
+var openAPIDocument string
+
+// openAPI: GET /openapi.json.
+func (s *service) openAPI(w *response, _ *http.Request) error {
+	return w.send(http.StatusOK, "application/json", []byte(openAPIDocument))
+}
+
+// profile: GET /debug/pprof/. All profiles are one route, and so one series in the metrics.
+func (s *service) profile(w *response, r *http.Request) error {
+	// Taking a profile may last longer than ReadTimeout, which would cancel it. (The write deadline
+	// is moved by pprof itself.)
+	http.NewResponseController(w).SetReadDeadline(time.Time{})
+
+	page := map[string]http.HandlerFunc{"cmdline": pprof.Cmdline, "profile": pprof.Profile,
+		"symbol": pprof.Symbol, "trace": pprof.Trace}[path.Base(r.URL.Path)]
+	if page == nil {
+		page = pprof.Index
+	}
+	page(w, r)
+	return nil
+}
+
+// --- What happens to every request ---
+
+// ServeHTTP looks up the route of a request, asks the guard, and lets the mux call the handler,
+// which answers or returns an error (task.go, health.go); an error becomes an answer in sendError.
+// At the end, whatever has happened, record counts the request and logs one line (metrics.go).
 func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	w := &response{ResponseWriter: rw, start: time.Now(), requestID: requestID(r), draining: &s.draining}
+	w := s.newResponse(rw, r)
 	s.metrics.inFlight.Add(1)
-	defer s.finish(w, r)
-	h := rw.Header()
-	h["X-Request-Id"] = []string{w.requestID}
-	h["X-Content-Type-Options"] = nosniff
-	h["Cache-Control"] = noStore
-	s.mux.ServeHTTP(w, r)
-	if w.held != 0 {
-		s.handle(w, r, s.unserved)
+	defer s.record(w, r)
+	_, w.pattern = s.mux.Handler(r)
+	if err := s.guard(w, r); err != nil {
+		w.sendError(err)
+	} else if isPreflight(r) {
+		w.Header().Set("Access-Control-Allow-Methods", s.methods)
+		w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id")
+		w.Header().Set("Access-Control-Max-Age", "600") // seconds
+		w.WriteHeader(http.StatusNoContent)
+	} else {
+		s.mux.ServeHTTP(w, r)
 	}
 }
 
-// Values of headers that are in almost every answer: made once, and never changed.
-var nosniff, noStore, jsonType = []string{"nosniff"}, []string{"no-store"}, []string{"application/json"}
-
-// requestID is the client's X-Request-Id if it is 1 to 64 of A-Za-z0-9._-, else a fresh one, which need not be secret.
-func requestID(r *http.Request) string {
-	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
-	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 64 && strings.Trim(id, allowed) == "" {
-		return id
-	}
-	return strconv.FormatUint(rand.Uint64(), 36)
-}
-
-// handle asks the guard, then the handler, and answers the error of either.
-func (s *service) handle(w *response, r *http.Request, h func(*response, *http.Request) error) {
-	err := s.guard(w, r)
-	if err == nil {
-		err = h(w, r)
-	}
-	if err != nil {
-		w.fail(err)
-	}
-}
-
-// guard decides who may ask. It comes after the mux, so that what it refuses is counted and logged under its route.
+// guard decides whether a request may go on to its handler.
 func (s *service) guard(w *response, r *http.Request) error {
-	origin, isDebug := r.Header.Get("Origin"), strings.HasPrefix(r.URL.Path, "/debug/")
-	if len(s.origins) > 0 { // where an answer may depend on it
-		w.Header().Set("Vary", "Origin")
+	origin := r.Header.Get("Origin")
+	allowed := slices.Contains(s.origins, origin)
+	if len(s.origins) > 0 {
+		w.Header().Set("Vary", "Origin") // even if this request has none
 	}
-	if s.origins[origin] {
+	if allowed {
 		w.Header().Set("Access-Control-Allow-Origin", origin)
 		w.Header().Set("Access-Control-Allow-Credentials", "true")
+		w.Header().Set("Access-Control-Expose-Headers", "Location, Retry-After, X-Request-Id")
 	}
+
+	rt, known := s.routes[w.pattern]
 	switch {
-	case isDebug && !isDirect(r):
-		return refuse("FORBIDDEN", "only for clients on this host that come through no proxy")
-	case s.crossOrigin.Check(r) != nil, isPreflight(r) && !s.origins[origin]:
-		return refuse("FORBIDDEN", "this origin is not allowed")
-	case isPreflight(r): // browsers send no token with it
+	case !known, r.RequestURI == "*": // CONNECT has a host instead of a path; * is no path
+		return noSuchPath(w, r)
+	case rt.access == nobody, rt.access == onThisHost && !isFromThisHost(r):
+		return newError(forbidden, "only for clients on this host, without a proxy in between")
+	case s.crossOrigin.Check(r) != nil, isPreflight(r) && !allowed:
+		return newError(forbidden, "this origin is not allowed")
+	case rt.access == anyone, s.tokenFile == "", isPreflight(r): // a preflight has no token
 		return nil
-	case s.tokenFile != "" && (isDebug || strings.HasPrefix(r.URL.Path, "/api/")):
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		hash := sha256.Sum256([]byte(token)) // all hashes are of one length: the comparison does not tell the token's
-		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(hash[:], s.tokenHash[:]) == 0 {
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			return refuse("UNAUTHORIZED", "a valid bearer token is needed")
-		}
 	}
-	return nil
+
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	isBearer := strings.EqualFold(scheme, "Bearer")
+	hash := sha256.Sum256([]byte(strings.TrimLeft(token, " "))) // hides how long the token is
+	if isBearer && subtle.ConstantTimeCompare(hash[:], s.tokenHash[:]) == 1 {
+		return nil
+	}
+	challenge := `Bearer realm="taskapi"` // RFC 6750 section 3
+	if isBearer {
+		challenge += `, error="invalid_token"`
+	}
+	w.Header().Set("WWW-Authenticate", challenge)
+	return newError(unauthorized, "a valid bearer token is needed")
 }
 
-// isDirect reports whether the client is on this host, and not a proxy on this host: their headers give them away.
-func isDirect(r *http.Request) bool {
-	proxied := r.Header["X-Forwarded-For"] != nil || r.Header["Forwarded"] != nil || r.Header["X-Real-Ip"] != nil
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return !proxied && err == nil && peer.Addr().Unmap().IsLoopback()
+// isFromThisHost reports whether the client is a program on this host that knows where it is: no
+// proxy, which adds one of these headers, and no web page whose own host name has been pointed at
+// this host (DNS rebinding).
+func isFromThisHost(r *http.Request) bool {
+	proxied := r.Header["X-Forwarded-For"] != nil || r.Header["Forwarded"] != nil ||
+		r.Header["X-Real-Ip"] != nil || r.Header["Via"] != nil
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+	name := (&url.URL{Host: r.Host}).Hostname()
+	addr, _ := netip.ParseAddr(name)
+	isHere := addr.IsLoopback() || strings.EqualFold(name, "localhost")
+	return isHere && peer.Addr().Unmap().IsLoopback() && !proxied
 }
 
-// isPreflight reports whether a browser asks if it may send another request (Fetch standard, CORS protocol).
+// isPreflight reports whether a browser asks if a page may send another request (Fetch standard).
 func isPreflight(r *http.Request) bool {
-	return r.Method == "OPTIONS" && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
+	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" &&
+		r.Header.Get("Access-Control-Request-Method") != ""
 }
 
-// unserved answers what was held back: what the mux says to a request without a route, or an error page of pprof.
-func (s *service) unserved(w *response, r *http.Request) error {
-	w.Header().Del("Content-Type") // of the page that was held back
-	if isPreflight(r) && r.RequestURI != "*" {
-		w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
-		w.Header().Set("Access-Control-Allow-Headers", "Content-Type, Authorization")
-		w.held = http.StatusNoContent
-	}
-	switch {
-	case w.held < 400: // or the mux knows a better path
-		w.begin(w.held)
-		return nil
-	case w.held == http.StatusNotFound, r.RequestURI == "*":
-		return refuse("NOT_FOUND", "there is nothing at this path")
-	case w.held == http.StatusMethodNotAllowed:
-		return refuse("METHOD_NOT_ALLOWED", "this path does not have this method; see Allow")
-	case w.held == http.StatusBadRequest:
-		return refuse("VALIDATION_ERROR", "a parameter is wrong")
-	}
-	return fmt.Errorf("an error page with status %d", w.held)
-}
+// --- Listening, serving and stopping ---
 
-// response is the ResponseWriter of every handler, and what is known of the answer when it is counted and logged. It has
-// two doors. Our handlers use send. Other people's code, the mux and pprof, uses WriteHeader and Write; a redirect or an
-// error page that comes through there is held back, and unserved answers in its place.
-type response struct {
-	http.ResponseWriter
-	start     time.Time
-	requestID string
-	draining  *atomic.Bool
-
-	status int         // of the answer, 0 until it has begun
-	bytes  int         // of the answer's body
-	held   int         // status of a page that was held back, or 0
-	code   string      // error_code that the answer carries, or empty
-	attack bool        // the request tries to smuggle something in
-	notes  []slog.Attr // more for the log line
-}
-
-// send answers with the whole body. It sets no Content-Length: with one, a long body would be complete before finish.
-func (w *response) send(status int, contentType []string, body []byte) {
-	w.Header()["Content-Type"] = contentType
-	w.begin(status)
-	w.bytes, _ = w.ResponseWriter.Write(body) // a client that is gone needs no error
-}
-
-// begin sends the header of the answer.
-func (w *response) begin(status int) {
-	if w.draining.Load() { // as late as can be: a request taken before the drain must not keep its connection, either
-		w.Header().Set("Connection", "close")
-	}
-	w.status = status
-	w.ResponseWriter.WriteHeader(status)
-}
-
-// WriteHeader implements http.ResponseWriter for other people's code.
-func (w *response) WriteHeader(status int) {
-	switch {
-	case w.status != 0 || w.held != 0: // only the first one counts
-	case status >= 300:
-		w.held = status
-	default:
-		w.begin(status)
-	}
-}
-
-// Write implements http.ResponseWriter for other people's code.
-func (w *response) Write(p []byte) (int, error) {
-	w.WriteHeader(http.StatusOK)
-	if w.held != 0 {
-		return len(p), nil
-	}
-	w.bytes += len(p)
-	return w.ResponseWriter.Write(p)
-}
-
-// Unwrap lets http.ResponseController find the connection.
-func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// classify says what kind of thing happened: the level of the request's log line, and its category, which may be none.
-func (s *service) classify(w *response, d time.Duration) (slog.Level, string) {
-	category := kinds[w.code].category
-	switch {
-	case w.status == http.StatusServiceUnavailable: // a health check has found something
-		return slog.LevelWarn, ""
-	case w.status >= 500:
-		return slog.LevelError, ""
-	case w.attack:
-		return slog.LevelWarn, "ATTACK"
-	case category != "":
-		return slog.LevelWarn, category
-	case d > s.slow:
-		return slog.LevelWarn, "PERFORMANCE"
-	}
-	return slog.LevelInfo, ""
-}
-
-// finish answers for a handler that panicked, counts the request, and logs it: all before net/http sends the end of the
-// answer, so that a client who has it can rely on the counters.
-func (s *service) finish(w *response, r *http.Request) {
-	panicked, begun := recover(), w.status != 0
-	if panicked != nil && !begun {
-		w.fail(errors.New("a handler panicked"))
-	}
-	d := time.Since(w.start)
-	level, category := s.classify(w, d)
-	_, route, _ := strings.Cut(r.Pattern, " ")
-	route = cmp.Or(route, unmatched)
-	msg := "request"
-	if d > s.slow {
-		msg = "SLOW request"
-	}
-	if r.Method == http.MethodHead {
-		w.bytes = 0 // net/http leaves the body out
-	}
-	if category != "" {
-		w.notes = append(w.notes, slog.String("category", category))
-	}
-	if panicked != nil {
-		level = levelCritical
-		w.notes = append(w.notes, slog.Any("panic", panicked), slog.String("stack", string(debug.Stack())))
-	}
-	s.metrics.inFlight.Add(-1)
-	s.metrics.observe(r.Method, route, w.status, d, category, w.code)
-	if s.log.Enabled(r.Context(), level) { // not s.log.LogAttrs, which looks up who has called it
-		line := slog.NewRecord(w.start.Add(d), level, msg, 0)
-		line.AddAttrs(
-			slog.String("method", r.Method),
-			slog.String("route", route),
-			slog.String("path", strings.ReplaceAll(r.URL.EscapedPath(), "=", "%3D")), // so that it looks like no other field
-			slog.Int("status", w.status),
-			slog.Duration("duration", d),
-			slog.Int("bytes", w.bytes),
-			slog.String("remote", r.RemoteAddr),
-			slog.String("request_id", w.requestID))
-		line.AddAttrs(w.notes...)
-		s.log.Handler().Handle(r.Context(), line)
-	}
-	if panicked != nil && begun {
-		panic(http.ErrAbortHandler) // nobody may take half an answer for a whole one
-	}
-}
-
-const levelCritical = slog.LevelError + 4 // for what must not happen
-
-// levelNames are what the operations guide greps for. slog's levels are 4 apart.
-var levelNames = []string{"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
-
-// newLogHandler returns slog's own handler, but with levelNames and in UTC.
-func newLogHandler(out io.Writer, format string, lowest slog.Level) slog.Handler {
-	options := &slog.HandlerOptions{Level: lowest, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		switch a.Key {
-		case slog.LevelKey:
-			a.Value = slog.StringValue(levelNames[(a.Value.Any().(slog.Level)-slog.LevelDebug)/4])
-		case slog.TimeKey:
-			a.Value = slog.TimeValue(a.Value.Time().UTC())
-		}
-		return a
-	}}
-	if format == "json" {
-		return slog.NewJSONHandler(out, options)
-	}
-	return slog.NewTextHandler(out, options)
-}
-
-// logFile is where the log goes: a file that can be reopened, or standard error. A line after a quiet millisecond is
-// written at once; those that come within the next one are written at its end, together, because a system call for each
-// would cost more than everything else that is done for a request.
-type logFile struct {
-	path    string       // empty for standard error
-	written atomic.Int64 // bytes
-
-	mu    sync.Mutex // guards what follows
-	out   io.Writer
-	lines []byte      // not yet written; whole lines, so that none is torn
-	next  *time.Timer // flushes at the end of the millisecond; nil in quiet times
-}
-
-// Write implements io.Writer. It waits while out does: a log that is slow must not fill the memory.
-func (l *logFile) Write(line []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, line...)
-	if l.next == nil {
-		l.writeLines()
-		l.next = time.AfterFunc(time.Millisecond, l.flush)
-	}
-	return len(line), nil
-}
-
-// flush writes the lines that wait, and looks again in a millisecond.
-func (l *logFile) flush() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.lines) == 0 {
-		l.next = nil
-		return
-	}
-	l.writeLines()
-	l.next.Reset(time.Millisecond)
-}
-
-// writeLines needs the lock.
-func (l *logFile) writeLines() {
-	n, _ := l.out.Write(l.lines) // where could the error be told?
-	l.written.Add(int64(n))
-	l.lines = l.lines[:0]
-}
-
-// reopen opens path and writes there from now on. If it fails, the log goes on where it was.
-func (l *logFile) reopen() error {
-	file, err := os.OpenFile(l.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
-	if err != nil {
-		return err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.writeLines()
-	if old, ok := l.out.(*os.File); ok && old != os.Stderr {
-		old.Close()
-	}
-	l.out = file
-	return nil
-}
-
-// reopenOn reopens the file at each signal, for as long as the process lives: logrotate has moved it.
-func (l *logFile) reopenOn(signals <-chan os.Signal, log *slog.Logger) {
-	for range signals {
-		if err := l.reopen(); err != nil {
-			log.Error("the log file could not be reopened", "cause", err)
-		}
-	}
-}
-
-// listen returns the socket that systemd passed (sd_listen_fds(3)) or else a new one, with TLS if that is configured. It
-// offers no HTTP/2: that is the business of a proxy in front.
-func (s *service) listen() (ln net.Listener, err error) {
+// listen returns the socket that systemd passed (sd_listen_fds(3)) or else a new one, with TLS if
+// that is configured. It offers no HTTP/2, which belongs to a proxy in front.
+func listen(cfg config) (ln net.Listener, err error) {
 	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
-		ln, err = net.Listen("tcp", s.addr)
+		ln, err = net.Listen("tcp", cfg.addr)
 	} else if n := os.Getenv("LISTEN_FDS"); n != "1" {
 		err = fmt.Errorf("systemd passed %s sockets, not 1", n)
 	} else {
 		file := os.NewFile(3, "socket passed by systemd")
-		ln, err = net.FileListener(file) // has a copy of it
+		ln, err = net.FileListener(file) // which makes a copy of the descriptor
 		file.Close()
 	}
-	if err != nil || s.certFile == "" {
+	if err != nil || cfg.tlsCert == "" {
 		return ln, err
 	}
-	certificate, err := tls.LoadX509KeyPair(s.certFile, s.keyFile)
-	return tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}), err
+	certificate, err := tls.LoadX509KeyPair(cfg.tlsCert, cfg.tlsKey)
+	secure := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}}
+	return tls.NewListener(ln, secure), err
 }
 
-// notify tells systemd about a change of state (sd_notify(3)). Where nobody has asked for it, it cannot be sent.
+// notify tells systemd about a change of state (sd_notify(3)). Without systemd there is no socket.
 func notify(state string) {
 	if conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET")); err == nil {
 		conn.Write([]byte(state))
@@ -600,71 +521,90 @@ func notify(state string) {
 	}
 }
 
-// watchdog assures systemd, twice in the time that it allows, that the store can still be read. If its lock is never let
-// go, systemd ends the service, with the stacks of all goroutines in the journal, and starts it again.
-func (s *service) watchdog() {
-	microseconds, _ := strconv.Atoi(os.Getenv("WATCHDOG_USEC"))
-	if pid := os.Getenv("WATCHDOG_PID"); microseconds <= 0 || pid != "" && pid != strconv.Itoa(os.Getpid()) {
-		return
-	}
-	for range time.Tick(time.Duration(microseconds) * time.Microsecond / 2) {
-		s.store.len()
-		notify("WATCHDOG=1")
+// every calls f at once, and again after each interval until ctx ends.
+func every(ctx context.Context, interval time.Duration, f func()) {
+	for ctx.Err() == nil {
+		f()
+		select {
+		case <-ctx.Done():
+		case <-time.After(interval):
+		}
 	}
 }
 
 // serve answers requests from ln until ctx ends, and then stops without losing one.
 func (s *service) serve(ctx context.Context, ln net.Listener) error {
-	var mu sync.Mutex
-	connections := map[net.Conn]http.ConnState{} // guarded by mu
+	// What runs beside the requests goes on until the last of them is answered.
+	background, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	startSensors(background, s.log, append(s.host, s.process))
+
+	var conns connections
 	server := &http.Server{
-		Handler:                      s,
-		DisableGeneralOptionsHandler: true,             // OPTIONS * is answered as everything else
-		ReadHeaderTimeout:            5 * time.Second,  // so long may a client take to send a header,
-		ReadTimeout:                  10 * time.Second, // header and body,
-		WriteTimeout:                 15 * time.Second, // and to take the answer
-		IdleTimeout:                  75 * time.Second, // longer than a proxy's: let it be the one that hangs up
-		MaxHeaderBytes:               16 << 10,
-		ConnState: func(conn net.Conn, state http.ConnState) {
-			mu.Lock()
-			defer mu.Unlock()
-			if connections[conn] = state; state == http.StateClosed {
-				delete(connections, conn)
-			}
-		},
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		Handler:           s,
+		ReadHeaderTimeout: 5 * time.Second,  // for a client to send a header,
+		ReadTimeout:       10 * time.Second, // a header and a body,
+		WriteTimeout:      15 * time.Second, // and to take the answer
+		IdleTimeout:       75 * time.Second, // longer than a proxy's, which should hang up first
+		MaxHeaderBytes:    16 << 10,
+		ConnState:         conns.track,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	defer server.Close()
-	context.AfterFunc(ctx, func() {
-		s.draining.Store(true)
-		notify("STOPPING=1")
-		s.log.Info("stopping", "cause", context.Cause(ctx))
-		time.Sleep(s.drain)
-		ln.Close() // makes Serve return
-	})
-	s.log.Info("serving", "address", ln.Addr().String(), "version", s.version, "revision", s.revision)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	s.log.Info("serving", "address", ln.Addr(), "version", s.version, "revision", s.revision)
 	notify("READY=1")
-	if err := server.Serve(ln); ctx.Err() == nil {
-		return err
+	// The watchdog of systemd wants to hear twice in its time that the store can be read. If the
+	// store's lock is never released, systemd ends the service, with the stacks of all goroutines
+	// in the journal, and starts it again.
+	if usec, _ := strconv.Atoi(os.Getenv("WATCHDOG_USEC")); usec > 0 {
+		go every(background, time.Duration(usec)*time.Microsecond/2, func() {
+			s.store.state()
+			notify("WATCHDOG=1")
+		})
 	}
-	// Not Server.Shutdown: it drops requests that are just being read, and hangs up on clients that are just sending.
-	// Every connection gets the chance to end by "Connection: close"; one without a request gets half a second for it.
-	for closed := time.Now(); ; time.Sleep(time.Millisecond) {
-		active := 0
-		mu.Lock()
-		for _, state := range connections {
-			if state == http.StateActive {
-				active++
-			}
+
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	s.log.Info("stopping", "cause", context.Cause(ctx))
+	s.draining.Store(true) // readiness says 503, and every answer "Connection: close"
+	notify("STOPPING=1")
+	time.Sleep(s.drain)
+	ln.Close()
+	defer s.log.Info("stopped")
+	return conns.wait(s.shutdownTimeout)
+}
+
+// connections knows every open connection: net.Conn → http.ConnState.
+type connections struct{ states sync.Map }
+
+// track implements http.Server.ConnState.
+func (c *connections) track(conn net.Conn, state http.ConnState) {
+	c.states.Store(conn, state)
+	if state == http.StateClosed {
+		c.states.Delete(conn)
+	}
+}
+
+// wait waits until all requests are answered and all connections closed. http.Server.Shutdown would
+// drop a request that is just being read, and hang up on a client that is just sending one: here,
+// a connection without a request has half a second to begin with one.
+func (c *connections) wait(timeout time.Duration) error {
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		count := map[any]int{}
+		for _, state := range c.states.Range {
+			count[state]++
 		}
-		open, waited := len(connections), time.Since(closed)
-		mu.Unlock()
+		active, waited := count[http.StateActive], time.Since(start)
 		switch {
-		case open == 0, active == 0 && waited >= 500*time.Millisecond:
-			s.log.Info("stopped")
+		case len(count) == 0, active == 0 && waited >= 500*time.Millisecond:
 			return nil
-		case active > 0 && waited >= s.shutdownTimeout:
-			return fmt.Errorf("cut off requests that were not answered within %v", s.shutdownTimeout)
+		case active > 0 && waited >= timeout:
+			return fmt.Errorf("%d requests took longer than -shutdown-timeout: cut off", active)
 		}
 	}
 }

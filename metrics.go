@@ -1,12 +1,15 @@
 package main
 
-// Metrics: the Prometheus text format (0.0.4) is only text, if the set of labels is closed. No label has a value that a
-// client can choose, so no client can make the page grow.
+// What is written down of each request: one line in the log and one count in the metrics. The
+// Prometheus text format (0.0.4) is only text, if the set of labels is closed: no label has a
+// value that a client can choose, so no client can make the metrics grow.
 
 import (
-	"maps"
+	"cmp"
+	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
-	_ "net/http/pprof" // puts its handlers into the default mux
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -17,220 +20,377 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/shirou/gopsutil/v3/process"
 )
 
-// bounds are the upper bounds of the duration histogram in seconds: fine where an answer from memory lies, and exact
-// where alerts compare. As text, because Prometheus 3 would rename le="1".
-var (
-	bounds      = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5}
-	boundLabels = strings.Fields("0.0005 0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1.0 2.5 +Inf")
-)
+// --- One record for each request ---
 
-const unmatched = "unmatched" // the route of requests that no pattern matched
+// record is deferred before anything else happens to a request, so that it sees every panic. It
+// counts the request and logs one line before net/http sends the end of the answer: a client that
+// has the whole answer can rely on the counters.
+func (s *service) record(w *response, r *http.Request) {
+	cause := recover()
+	crashed := cause != nil && cause != http.ErrAbortHandler
+	if crashed {
+		w.note(slog.Any("panic", cause), slog.String("stack", string(debug.Stack())))
+	}
+	if crashed && w.status == 0 {
+		w.sendError(errInternal)
+	} else if cause != nil { // an answer that has begun is cut: half of it must not look whole
+		w.status = cmp.Or(w.status, http.StatusInternalServerError)
+		defer panic(http.ErrAbortHandler)
+	}
 
-// methods are those of RFC 9110 and RFC 5789. A request with another one is counted as "other".
-var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "other"}
+	d := time.Since(w.start)
+	level, category, msg := w.failure.level, w.failure.category, "request"
+	if d > s.slow {
+		msg = "SLOW request"
+	}
+	switch {
+	case crashed:
+		level = levelCritical
+	case level == slog.LevelInfo && w.status >= 500: // a page of pprof
+		level = slog.LevelError
+	case level == slog.LevelInfo && d > s.slow:
+		level, category = slog.LevelWarn, "PERFORMANCE"
+	}
+	if category != "" {
+		w.note(slog.String("category", category))
+	}
+	if r.Method == http.MethodHead {
+		w.bytes = 0 // net/http leaves the body out
+	}
 
-// metrics counts what the service does, from its start.
-type metrics struct {
-	inFlight atomic.Int64
-
-	mu        sync.Mutex          // guards what follows
-	endpoints map[string]*traffic // by their labels, method and route
-	events    map[string]int      // log lines by category
-	problems  map[string]int      // error answers by error_code
+	s.metrics.inFlight.Add(-1)
+	s.metrics.count(1, w.pattern, w.status, d.Seconds(), category, w.failure.name)
+	path := strings.ReplaceAll(r.URL.EscapedPath(), "=", "%3D") // looks like no other field
+	if len(path) > 1024 {
+		path = path[:1024] + "…" // rsyslog takes lines of 8 KiB
+	}
+	_, route := endpoint(w.pattern)
+	s.log.LogAttrs(r.Context(), level, msg, append([]slog.Attr{
+		slog.String("method", r.Method), slog.String("route", route), slog.String("path", path),
+		slog.Int("status", w.status), slog.Duration("duration", d), slog.Int("bytes", w.bytes),
+		slog.String("remote", r.RemoteAddr), slog.String("request_id", w.requestID),
+	}, w.notes...)...)
 }
 
-// traffic is what an endpoint has answered.
-type traffic struct {
-	codes   map[int]int
-	buckets [len(bounds) + 1]int // not cumulative
-	seconds float64              // sum of the durations
+// endpoint returns the method and the route that log and metrics show for a pattern of the mux.
+// What has no method there is the answer to a request that no route of the API answers.
+func endpoint(pattern string) (method, route string) {
+	method, route, ok := strings.Cut(pattern, " ")
+	if !ok {
+		return "other", "unmatched"
+	}
+	return method, route
 }
 
-// newMetrics returns metrics in which all that an alert may divide by exists, at 0: with a series missing, a ratio is
-// no number, and a counter that is born at 1 has not increased.
-func newMetrics(routes []route) *metrics {
-	m := &metrics{endpoints: map[string]*traffic{}, events: map[string]int{}, problems: map[string]int{}}
-	for _, r := range routes {
-		success := map[string]int{"GET": http.StatusOK, "POST": http.StatusCreated}[r.Method]
-		m.endpoints[endpoint(r.Method, r.Path)] = &traffic{codes: map[int]int{success: 0, http.StatusInternalServerError: 0}}
-	}
-	for _, method := range methods {
-		m.endpoints[endpoint(method, unmatched)] = &traffic{codes: map[int]int{http.StatusNotFound: 0, http.StatusMethodNotAllowed: 0}}
-	}
-	m.events["ATTACK"], m.events["PERFORMANCE"] = 0, 0
-	for code, kind := range kinds {
-		if m.problems[code] = 0; kind.category != "" {
-			m.events[kind.category] = 0
+// --- The log ---
+
+// levelNames are those of the operations guide, from slog.LevelDebug on in steps of 4.
+var levelNames = []string{"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
+
+const levelCritical = slog.LevelError + 4 // for what must not happen
+
+// levelStep returns the index of a name in levelNames, or -1.
+func levelStep(name string) int { return slices.Index(levelNames, strings.ToUpper(name)) }
+
+// newLogHandler returns slog's own handler, but with levelNames, and with times in UTC.
+func newLogHandler(out io.Writer, format, lowest string) slog.Handler {
+	options := &slog.HandlerOptions{Level: slog.LevelDebug + slog.Level(4*levelStep(lowest))}
+	options.ReplaceAttr = func(_ []string, a slog.Attr) slog.Attr {
+		switch value := a.Value.Any().(type) {
+		case slog.Level:
+			step := max(0, min(int(value-slog.LevelDebug)/4, len(levelNames)-1))
+			return slog.String(a.Key, levelNames[step])
+		case time.Time:
+			return slog.Time(a.Key, value.UTC())
 		}
+		return a
+	}
+	if format == "json" {
+		return slog.NewJSONHandler(out, options)
+	}
+	return slog.NewTextHandler(out, options)
+}
+
+// logFile is where the log goes: a file that can be reopened, or standard error. What cannot be
+// written is counted, and the service goes on.
+type logFile struct {
+	path          string    // empty for standard error
+	stderr        io.Writer // is told when lines begin to get lost
+	written, lost atomic.Int64
+
+	mu   sync.Mutex // guards what follows
+	out  io.Writer
+	torn bool  // out ends inside a line
+	err  error // of the last line
+}
+
+// openLogFile opens the file at path. Without a path, the log goes to stderr.
+func openLogFile(path string, stderr io.Writer) (l *logFile, err error) {
+	l = &logFile{path: path, stderr: stderr, out: stderr}
+	if path != "" {
+		err = l.reopen()
+	}
+	return l, err
+}
+
+// reopen opens the file at the path. If that fails, the log goes on where it was.
+func (l *logFile) reopen() error {
+	file, err := os.OpenFile(l.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
+		return err
+	}
+	last := []byte{'\n'}
+	if end, _ := file.Seek(0, io.SeekEnd); end > 0 {
+		file.ReadAt(last, end-1)
+	}
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if old, ok := l.out.(*os.File); ok && l.out != l.stderr {
+		old.Close()
+	}
+	l.out, l.torn = file, last[0] != '\n'
+	return nil
+}
+
+// reopenOn reopens the file at each signal: logrotate has moved it away.
+func (l *logFile) reopenOn(signals <-chan os.Signal, log *slog.Logger) {
+	for range signals {
+		if err := l.reopen(); err != nil {
+			log.Error("the log file cannot be reopened", "cause", err)
+		}
+	}
+}
+
+// Write implements io.Writer. After a torn line, the next one begins on a line of its own.
+func (l *logFile) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.torn {
+		line = append([]byte{'\n'}, line...)
+	}
+	n, err := l.out.Write(line)
+	l.written.Add(int64(n))
+	l.lost.Add(int64(len(line) - n))
+	if n > 0 {
+		l.torn = line[n-1] != '\n'
+	}
+	if err != nil && l.err == nil && l.path != "" {
+		fmt.Fprintln(l.stderr, "taskapi: the log cannot be written, lines are lost:", err)
+	}
+	l.err = err
+	return n, err
+}
+
+// --- The counters ---
+
+// bounds are the upper bounds of the duration histogram, in seconds: fine where an answer from
+// memory takes its time, and exact where the alerts compare. Prometheus 2 and 3 both keep them as
+// they are; Prometheus 3 would make 1.0 of 1.
+const bounds = "0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf"
+
+// metrics counts what the service has done since its start.
+type metrics struct {
+	inFlight                              atomic.Int64
+	mu                                    sync.Mutex // guards what follows
+	requests, durations, events, failures *family
+}
+
+// newMetrics returns metrics in which everything that an alert may divide by is there, at 0. If a
+// series were missing, a ratio would be no number, and a first error no increase.
+func newMetrics() *metrics {
+	m := &metrics{
+		requests:  newFamily("http_requests_total", "Requests answered, by route and status."),
+		durations: newFamily("http_request_duration_seconds", "Time from header to answer."),
+		events:    newFamily("log_events_total", "Requests by the category of their log line."),
+		failures:  newFamily("task_errors_total", "Error answers by error_code."),
+	}
+	m.durations.kind = "histogram"
+	m.count(0, "", http.StatusNotFound, 0, "PERFORMANCE", "")
+	m.count(0, "", http.StatusMethodNotAllowed, 0, "", "")
+	for _, code := range errorCodes() {
+		m.count(0, "", http.StatusNotFound, 0, code.category, code.name)
 	}
 	return m
 }
 
-// endpoint is the labels of a mux pattern. There is nothing to escape in methods and routes.
-func endpoint(method, route string) string { return `method="` + method + `",route="` + route + `"` }
-
-// observe counts one answer and its log line. The category and the error_code may be empty.
-func (m *metrics) observe(method, route string, status int, d time.Duration, category, code string) {
-	if !slices.Contains(methods, method) {
-		method = "other"
-	}
-	bucket, _ := slices.BinarySearch(bounds[:], d.Seconds()) // what is equal to a bound belongs below it
-	e := endpoint(method, route)
+// count counts n answers; 0 makes their series. category and code may be empty.
+func (m *metrics) count(n float64, pattern string, status int, seconds float64,
+	category, code string) {
+	method, route := endpoint(pattern)
+	labels := `{method="` + method + `",route="` + route + `"` // nothing in it needs an escape
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := m.endpoints[e]
-	if t == nil {
-		t = &traffic{codes: map[int]int{}}
-		m.endpoints[e] = t
+	m.requests.add(labels+`,code="`+strconv.Itoa(status)+`"}`, n)
+	for bound := range strings.FieldsSeq(bounds) {
+		inside := n
+		if limit, _ := strconv.ParseFloat(bound, 64); seconds > limit {
+			inside = 0
+		}
+		m.durations.add("_bucket"+labels+`,le="`+bound+`"}`, inside)
 	}
-	t.codes[status]++
-	t.buckets[bucket]++
-	t.seconds += d.Seconds()
+	m.durations.add("_sum"+labels+"}", seconds*n)
+	m.durations.add("_count"+labels+"}", n)
 	if category != "" {
-		m.events[category]++
+		m.events.add(`{category="`+category+`"}`, n)
 	}
 	if code != "" {
-		m.problems[code]++
+		m.failures.add(`{error_code="`+code+`"}`, n)
 	}
 }
 
-// metricsPage: GET /metrics. The page is complete before it is sent, because half of it would be valid, too.
-func (s *service) metricsPage(w *response, r *http.Request) error {
-	p := make(page, 0, 64<<10)
-	s.metrics.write(&p)
-	s.writeState(&p, time.Now())
-	p.writeRuntime()
+// --- The metrics as text ---
+
+// family is a metric with all its series.
+type family struct {
+	name, help, kind string
+	order            []string           // of the series
+	values           map[string]float64 // by what follows the name in the text
+}
+
+// newFamily returns a counter or a gauge. The names of counters, and no others, end in _total.
+func newFamily(name, help string) *family {
+	f := &family{name: name, help: help, kind: "gauge", values: map[string]float64{}}
+	if strings.HasSuffix(name, "_total") {
+		f.kind = "counter"
+	}
+	return f
+}
+
+// add adds n to a series, which it makes if it is not there.
+func (f *family) add(series string, n float64) {
+	if _, ok := f.values[series]; !ok {
+		f.order = append(f.order, series)
+	}
+	f.values[series] += n
+}
+
+// exposition is text in the Prometheus format in the making.
+type exposition []byte
+
+// family adds a family. All samples directly follow its head.
+func (x *exposition) family(f *family) {
+	*x = append(*x, "# HELP "+f.name+" "+f.help+"\n# TYPE "+f.name+" "+f.kind+"\n"...)
+	for _, series := range f.order {
+		*x = append(append(append(*x, f.name...), series...), ' ')
+		*x = append(strconv.AppendFloat(*x, f.values[series], 'f', -1, 64), '\n')
+	}
+}
+
+// value adds a family of one series. labels may be empty.
+func (x *exposition) value(name, help, labels string, value float64) {
+	f := newFamily(name, help)
+	f.add(labels, value)
+	x.family(f)
+}
+
+// exposeMetrics: GET /metrics. The text is complete before any of it is sent, because half of it
+// would be valid, too.
+func (s *service) exposeMetrics(w *response, _ *http.Request) error {
+	x := make(exposition, 0, 32<<10)
+	s.metrics.mu.Lock() // while all counters are read, so that they add up
+	for _, f := range []*family{s.metrics.requests, s.metrics.durations, s.metrics.events, s.metrics.failures} {
+		x.family(f)
+	}
+	s.metrics.mu.Unlock()
+	s.exposeState(&x, time.Now())
+	exposeRuntime(&x)
 	w.Header().Del("Cache-Control")
-	w.send(http.StatusOK, []string{"text/plain; version=0.0.4; charset=utf-8"}, p)
-	return nil
+	return w.send(http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x)
 }
 
-// write adds the counters. All are read under one lock, so that the page adds up; nothing is waited for while it is held.
-func (m *metrics) write(p *page) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	order := slices.Sorted(maps.Keys(m.endpoints))
-	p.family("http_requests_total", "counter", "Requests answered, by mux pattern and status code.")
-	for _, e := range order {
-		t := m.endpoints[e]
-		for _, code := range slices.Sorted(maps.Keys(t.codes)) {
-			p.sample(float64(t.codes[code]), "http_requests_total{", e, `,code="`, strconv.Itoa(code), `"}`)
-		}
-	}
-	const duration = "http_request_duration_seconds"
-	p.family(duration, "histogram", "Time from the end of a request's header to the end of its handler.")
-	for _, e := range order {
-		t, count := m.endpoints[e], 0
-		for i, n := range t.buckets {
-			count += n
-			p.sample(float64(count), duration+"_bucket{", e, `,le="`, boundLabels[i], `"}`)
-		}
-		p.sample(t.seconds, duration+"_sum{", e, "}")
-		p.sample(float64(count), duration+"_count{", e, "}")
-	}
-	p.counters("log_events_total", "Requests by the category of their log line.", "category", m.events)
-	p.counters("task_errors_total", "Error answers, by the error_code in their body.", "error_code", m.problems)
-	p.scalar("http_requests_in_flight", "gauge", "Requests in the making, this one included.", float64(m.inFlight.Load()))
-}
+// exposeState adds what the service knows of itself, and its sensors of the host. What is not
+// known is left out: 0 would be a lie, and NaN spoils sums.
+func (s *service) exposeState(x *exposition, now time.Time) {
+	total, _ := s.store.state()
+	created := total - s.store.restored // no task is ever removed
+	x.value("http_requests_in_flight", "Requests in flight.", "", float64(s.metrics.inFlight.Load()))
+	x.value("tasks_created_total", "Tasks created since the start.", "", float64(created))
+	x.value("tasks_stored", "Tasks in the store.", "", float64(total))
+	x.value("tasks_capacity", "Tasks that the store can hold.", "", float64(s.maxTasks))
+	x.value("log_written_bytes_total", "Log written.", "", float64(s.logFile.written.Load()))
+	x.value("log_lost_bytes_total", "Log not written.", "", float64(s.logFile.lost.Load()))
+	x.value("process_start_time_seconds", "Start, in Unix time.", "", float64(s.started.Unix()))
+	x.value("go_info", "Always 1: the label tells.", `{version="`+runtime.Version()+`"}`, 1)
+	x.value("taskapi_build_info", "Always 1: the labels tell what is running.",
+		fmt.Sprintf(`{version="%s",revision="%s",goversion="%s"}`, s.version, s.revision, runtime.Version()), 1)
 
-// writeState adds store, checks and readings. What is not known is left out: 0 would be a lie, and NaN spoils sums.
-func (s *service) writeState(p *page, now time.Time) {
-	stored := float64(s.store.len())
-	p.scalar("tasks_stored", "gauge", "Tasks in the store.", stored)
-	p.scalar("tasks_created_total", "counter", "Tasks created since the start.", stored) // none is ever removed
-	p.scalar("tasks_capacity", "gauge", "Tasks that the store can hold.", float64(s.store.capacity))
-	p.scalar("log_written_bytes_total", "counter", "Bytes of log written.", float64(s.logFile.written.Load()))
-	p.family("taskapi_build_info", "gauge", "Always 1; the labels say what is running.")
-	p.sample(1, "taskapi_build_info", labels("version", s.version, "revision", s.revision, "goversion", runtime.Version()))
-	p.family("health_check_status", "gauge", "1 if the check of the detailed health is healthy, else 0.")
-	for _, c := range s.checks(now) {
-		healthy := 1.0
-		if c.reason != "" {
-			healthy = 0
-		}
-		p.sample(healthy, "health_check_status", labels("check", c.name))
+	health := newFamily("health_check_status", "1 if the check is healthy, else 0.")
+	for name, check := range s.checks(now) {
+		health.add(`{check="`+name+`"}`, map[bool]float64{true: 1}[check["reason"] == nil])
 	}
-	for _, res := range s.host {
-		if u, reason := res.fresh(now); reason == "" {
-			p.scalar("system_"+res.name+"_usage_ratio", "gauge", "Share of the host's "+res.name+" in use, 0 to 1.", u.ratio)
+	x.family(health)
+	ages := newFamily("system_sample_age_seconds", "Age of the last reading, if it succeeded.")
+	for _, sensor := range s.host {
+		if last := sensor.last.Load(); last != nil && last.err == nil {
+			ages.add(`{reading="`+sensor.name+`"}`, max(0, now.Sub(last.at).Seconds()))
+		}
+		if values, err := sensor.fresh(now); err == nil {
+			x.value(sensor.family, "Share in use, from 0 to 1.", "", values["usage_percent"]/100)
 		}
 	}
-	p.family("system_sample_age_seconds", "gauge", "Time since the reading, if it did not fail.")
-	for _, res := range s.host {
-		if last := res.last.Load(); last != nil && last.err == nil {
-			p.sample(max(0, now.Sub(last.at).Seconds()), "system_sample_age_seconds", labels("reading", res.name))
-		}
-	}
-	p.scalar("process_start_time_seconds", "gauge", "Start of the process, as Unix time.", float64(s.started.UnixMilli())/1e3)
+	x.family(ages)
+
 	process, _ := s.process.fresh(now)
-	*p = append(*p, process...)
-}
-
-// readProcess reads what this process uses, for the sampler, as a part of the page. What is not known is left out.
-func readProcess() (p page, err error) {
-	self := &process.Process{Pid: int32(os.Getpid())}
-	if t, err := self.Times(); err == nil {
-		p.scalar("process_cpu_seconds_total", "counter", "CPU time used, user and system.", t.User+t.System)
-	}
-	if m, err := self.MemoryInfo(); err == nil {
-		p.scalar("process_resident_memory_bytes", "gauge", "Memory in use.", float64(m.RSS))
-		p.scalar("process_virtual_memory_bytes", "gauge", "Size of the address space.", float64(m.VMS))
-	}
-	if n, err := self.NumFDs(); err == nil {
-		p.scalar("process_open_fds", "gauge", "Open file descriptors.", float64(n))
-	}
-	limits, _ := self.Rlimit()
-	for _, limit := range limits {
-		switch limit.Resource {
-		case process.RLIMIT_NOFILE:
-			p.scalar("process_max_fds", "gauge", "File descriptors that may be open.", float64(limit.Soft))
-		case process.RLIMIT_AS:
-			p.scalar("process_virtual_memory_max_bytes", "gauge", "Size that the address space may have.", float64(limit.Soft))
+	for _, row := range processFamilies {
+		if value, ok := process[row.name]; ok {
+			x.value(row.name, row.help, "", value)
 		}
 	}
-	return p, nil
 }
 
-// runtimeFamilies are what stock Go dashboards draw, each the sum of some metrics of runtime/metrics, which is read in a
-// microsecond; runtime.ReadMemStats would stop the world. A source without a slash in front is a memory class.
-var runtimeFamilies = []struct{ name, kind, help, sources string }{
-	{"go_goroutines", "gauge", "Goroutines that exist.", "/sched/goroutines:goroutines"},
-	{"go_threads", "gauge", "Threads of the runtime.", "/sched/threads/total:threads"},
-	{"go_sched_gomaxprocs_threads", "gauge", "Threads that can run Go code at once.", "/sched/gomaxprocs:threads"},
-	{"go_gc_gogc_percent", "gauge", "Heap growth that starts a collection, GOGC.", "/gc/gogc:percent"},
-	{"go_gc_gomemlimit_bytes", "gauge", "Memory limit of the runtime, GOMEMLIMIT.", "/gc/gomemlimit:bytes"},
-	{"go_memstats_alloc_bytes", "gauge", "Heap in use by objects.", "heap/objects"},
-	{"go_memstats_alloc_bytes_total", "counter", "Heap allocated since the start.", "/gc/heap/allocs:bytes"},
-	{"go_memstats_mallocs_total", "counter", "Objects allocated.", "/gc/heap/allocs:objects /gc/heap/tiny/allocs:objects"},
-	{"go_memstats_frees_total", "counter", "Objects freed.", "/gc/heap/frees:objects /gc/heap/tiny/allocs:objects"},
-	{"go_memstats_heap_alloc_bytes", "gauge", "Heap in use by objects, under its other name.", "heap/objects"},
-	{"go_memstats_heap_sys_bytes", "gauge", "Heap from the system.", "heap/objects heap/unused heap/released heap/free"},
-	{"go_memstats_heap_idle_bytes", "gauge", "Heap in unused spans.", "heap/released heap/free"},
-	{"go_memstats_heap_inuse_bytes", "gauge", "Heap in used spans.", "heap/objects heap/unused"},
-	{"go_memstats_heap_released_bytes", "gauge", "Heap given back to the system.", "heap/released"},
-	{"go_memstats_heap_objects", "gauge", "Objects on the heap.", "/gc/heap/objects:objects"},
-	{"go_memstats_stack_inuse_bytes", "gauge", "Stacks of goroutines.", "heap/stacks"},
-	{"go_memstats_stack_sys_bytes", "gauge", "Stacks of goroutines and threads.", "heap/stacks os-stacks"},
-	{"go_memstats_mspan_inuse_bytes", "gauge", "mspan structures in use.", "metadata/mspan/inuse"},
-	{"go_memstats_mspan_sys_bytes", "gauge", "mspan structures.", "metadata/mspan/inuse metadata/mspan/free"},
-	{"go_memstats_mcache_inuse_bytes", "gauge", "mcache structures in use.", "metadata/mcache/inuse"},
-	{"go_memstats_mcache_sys_bytes", "gauge", "mcache structures.", "metadata/mcache/inuse metadata/mcache/free"},
-	{"go_memstats_buck_hash_sys_bytes", "gauge", "Hash tables of the profiler.", "profiling/buckets"},
-	{"go_memstats_gc_sys_bytes", "gauge", "Metadata of the collector.", "metadata/other"},
-	{"go_memstats_other_sys_bytes", "gauge", "Other memory of the runtime.", "other"},
-	{"go_memstats_sys_bytes", "gauge", "Memory from the system.", "total"},
-	{"go_memstats_next_gc_bytes", "gauge", "Heap size that starts the next collection.", "/gc/heap/goal:bytes"},
+// processFamilies are what stock dashboards draw, by the names of client_golang.
+var processFamilies = []struct{ name, help string }{
+	{"process_cpu_seconds_total", "CPU time used, user and system."},
+	{"process_resident_memory_bytes", "Memory in use."},
+	{"process_virtual_memory_bytes", "Size of the address space."},
+	{"process_virtual_memory_max_bytes", "Limit of the size of the address space."},
+	{"process_open_fds", "Open file descriptors."},
+	{"process_max_fds", "Limit of open file descriptors."},
 }
 
-// writeRuntime adds the go_* families.
-func (p *page) writeRuntime() {
-	for _, f := range runtimeFamilies {
+// runtimeFamilies are the same for Go programs. Each is the sum of metrics of the package
+// runtime/metrics, which are read in microseconds, while runtime.ReadMemStats stops the world. A
+// source without a slash in front is a class of memory.
+var runtimeFamilies = []struct{ name, help, sources string }{
+	{"go_goroutines", "Goroutines that exist.", "/sched/goroutines:goroutines"},
+	{"go_threads", "Threads of the runtime.", "/sched/threads/total:threads"},
+	{"go_sched_gomaxprocs_threads", "GOMAXPROCS.", "/sched/gomaxprocs:threads"},
+	{"go_gc_gogc_percent", "Growth that starts a collection: GOGC.", "/gc/gogc:percent"},
+	{"go_gc_gomemlimit_bytes", "Limit of memory: GOMEMLIMIT.", "/gc/gomemlimit:bytes"},
+	{"go_memstats_alloc_bytes", "Heap in use by objects.", "heap/objects"},
+	{"go_memstats_alloc_bytes_total", "Heap allocated since the start.", "/gc/heap/allocs:bytes"},
+	{"go_memstats_mallocs_total", "Objects allocated.",
+		"/gc/heap/allocs:objects /gc/heap/tiny/allocs:objects"},
+	{"go_memstats_frees_total", "Objects freed.",
+		"/gc/heap/frees:objects /gc/heap/tiny/allocs:objects"},
+	{"go_memstats_heap_alloc_bytes", "The same as go_memstats_alloc_bytes.", "heap/objects"},
+	{"go_memstats_heap_sys_bytes", "Heap from the system.",
+		"heap/objects heap/unused heap/released heap/free"},
+	{"go_memstats_heap_idle_bytes", "Heap in unused spans.", "heap/released heap/free"},
+	{"go_memstats_heap_inuse_bytes", "Heap in used spans.", "heap/objects heap/unused"},
+	{"go_memstats_heap_released_bytes", "Heap given back to the system.", "heap/released"},
+	{"go_memstats_heap_objects", "Objects on the heap.", "/gc/heap/objects:objects"},
+	{"go_memstats_stack_inuse_bytes", "Stacks of goroutines.", "heap/stacks"},
+	{"go_memstats_stack_sys_bytes", "Stacks of goroutines and threads.", "heap/stacks os-stacks"},
+	{"go_memstats_mspan_inuse_bytes", "mspan structures in use.", "metadata/mspan/inuse"},
+	{"go_memstats_mspan_sys_bytes", "mspans.", "metadata/mspan/inuse metadata/mspan/free"},
+	{"go_memstats_mcache_inuse_bytes", "mcache structures in use.", "metadata/mcache/inuse"},
+	{"go_memstats_mcache_sys_bytes", "mcaches.", "metadata/mcache/inuse metadata/mcache/free"},
+	{"go_memstats_buck_hash_sys_bytes", "Hash tables of the profiler.", "profiling/buckets"},
+	{"go_memstats_gc_sys_bytes", "Metadata of the collector.", "metadata/other"},
+	{"go_memstats_other_sys_bytes", "Other memory of the runtime.", "other"},
+	{"go_memstats_sys_bytes", "Memory from the system.", "total"},
+	{"go_memstats_next_gc_bytes", "Heap at the next collection.", "/gc/heap/goal:bytes"},
+}
+
+// exposeRuntime adds the families of the Go runtime.
+func exposeRuntime(x *exposition) {
+	for _, row := range runtimeFamilies {
 		sum := uint64(0)
-		for source := range strings.FieldsSeq(f.sources) {
+		for source := range strings.FieldsSeq(row.sources) {
 			if source[0] != '/' {
 				source = "/memory/classes/" + source + ":bytes"
 			}
@@ -238,73 +398,21 @@ func (p *page) writeRuntime() {
 			runtimemetrics.Read(sample)
 			sum += sample[0].Value.Uint64()
 		}
-		p.scalar(f.name, f.kind, f.help, float64(sum))
+		x.value(row.name, row.help, "", float64(sum))
 	}
-	p.family("go_info", "gauge", "Always 1; the label is the version of Go.")
-	p.sample(1, "go_info", labels("version", runtime.Version()))
 
 	gc := debug.GCStats{PauseQuantiles: make([]time.Duration, 5)}
 	debug.ReadGCStats(&gc)
-	p.family("go_gc_duration_seconds", "summary", "Pauses of the garbage collector.")
+	pauses := newFamily("go_gc_duration_seconds", "Pauses of the garbage collector.")
+	pauses.kind = "summary"
 	for i, quantile := range []string{"0", "0.25", "0.5", "0.75", "1"} {
-		p.sample(gc.PauseQuantiles[i].Seconds(), "go_gc_duration_seconds", labels("quantile", quantile))
+		pauses.add(`{quantile="`+quantile+`"}`, gc.PauseQuantiles[i].Seconds())
 	}
-	p.sample(gc.PauseTotal.Seconds(), "go_gc_duration_seconds_sum")
-	p.sample(float64(gc.NumGC), "go_gc_duration_seconds_count")
-	if lastGC := float64(gc.LastGC.UnixMilli()) / 1e3; lastGC > 0 {
-		p.scalar("go_memstats_last_gc_time_seconds", "gauge", "End of the last collection, as Unix time.", lastGC)
+	pauses.add("_sum", gc.PauseTotal.Seconds())
+	pauses.add("_count", float64(gc.NumGC))
+	x.family(pauses)
+	if gc.NumGC > 0 {
+		last := float64(gc.LastGC.UnixMilli()) / 1000
+		x.value("go_memstats_last_gc_time_seconds", "Last collection, in Unix time.", "", last)
 	}
-}
-
-// profile: GET /debug/pprof/. The default mux names its own routes in r.Pattern; here all of them are one route, and so
-// one series on the page.
-func (s *service) profile(w *response, r *http.Request) error {
-	defer func(route string) { r.Pattern = route }(r.Pattern)
-	// A profile may take longer than a body may: net/http would cancel it when the read deadline passes. (The write
-	// deadline is moved by pprof itself.)
-	http.NewResponseController(w).SetReadDeadline(time.Time{})
-	http.DefaultServeMux.ServeHTTP(w, r)
-	return nil
-}
-
-// page is Prometheus text in the making. All samples of a family follow its heading at once.
-type page []byte
-
-// family begins a family; kind is counter, gauge, histogram or summary.
-func (p *page) family(name, kind, help string) {
-	*p = append(*p, "# HELP "+name+" "+help+"\n# TYPE "+name+" "+kind+"\n"...)
-}
-
-// sample adds one line. Name and labels come in parts: to put them together first would be most of the page's cost.
-func (p *page) sample(value float64, series ...string) {
-	for _, part := range series {
-		*p = append(*p, part...)
-	}
-	*p = append(strconv.AppendFloat(append(*p, ' '), value, 'f', -1, 64), '\n')
-}
-
-// scalar adds a family of one sample without labels.
-func (p *page) scalar(name, kind, help string, value float64) {
-	p.family(name, kind, help)
-	p.sample(value, name)
-}
-
-// counters adds a family of counters that differ in one label.
-func (p *page) counters(name, help, label string, counts map[string]int) {
-	p.family(name, "counter", help)
-	for _, value := range slices.Sorted(maps.Keys(counts)) {
-		p.sample(float64(counts[value]), name, labels(label, value))
-	}
-}
-
-var labelEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
-
-// labels returns names and values, given in turn, as the format wants them: with three escapes and no others (%q has
-// more), and in valid UTF-8 (one bad byte would fail the whole scrape).
-func labels(pairs ...string) string {
-	var b strings.Builder
-	for pair := range slices.Chunk(pairs, 2) {
-		b.WriteString("," + pair[0] + `="` + labelEscaper.Replace(strings.ToValidUTF8(pair[1], "\uFFFD")) + `"`)
-	}
-	return "{" + b.String()[1:] + "}"
 }

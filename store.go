@@ -1,90 +1,268 @@
 package main
 
-// The store: state has one owner. Values go in, copies come out, and nobody else can see the lock.
+// State has one owner, and an answer is a promise. The store owns the tasks: values go in, copies
+// come out, and nobody else sees its lock. With a data file, a task that add has accepted is on
+// the disk. The rate limiter is here, too: it is also a lock, a number and a refusal.
 
 import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
 	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 )
 
-// storeFull says why a task cannot be added.
-const storeFull = "the store is full"
+// newID returns an id that nobody can guess: 130 random bits, as letters and digits.
+func newID() string { return "task_" + rand.Text() }
 
-// chunk is how many tasks are allocated together.
-const chunk = 256
+var errStoreFull = newError(storeFull, "the store is full")
 
-// store keeps tasks in memory, in order of creation. Its methods may be called concurrently, and none takes longer
-// because more tasks are stored.
+// store holds tasks in order of creation. Its methods may be called concurrently.
 type store struct {
-	capacity int // at least 1; set before the first use
+	capacity int
+	log      *slog.Logger
+	file     dataFile // nil if the tasks end with the process
+	restored int      // tasks that the file had at the start
 
-	// mu guards what follows. A plain Mutex: every section is short, and an RWMutex would cost each of them more.
-	mu       sync.Mutex
-	position map[string]int // in tasks, by id
-	// tasks are in chunks, because one slice of them would have to be copied whenever it outgrows its array, and an
-	// unlucky request would wait for that.
-	tasks []*[chunk]Task
+	// mu guards what follows. It is not held while the disk is busy, so readers never wait for it.
+	// (A plain Mutex: every section is short, and an RWMutex would make each of them slower.)
+	mu      sync.Mutex
+	tasks   []*Task
+	visible int            // so many of tasks are shown to readers: with a file, those on the disk
+	index   map[string]int // in tasks, by id
+	writing bool           // somebody is writing to the file
+	written *sync.Cond     // tells that writing has ended
+	failure error          // of the file; no task is taken any more
 }
 
-// add stores a new task and returns it. ok is false if the store is full; nothing has changed then.
-func (s *store) add(name, userID string, now time.Time) (task Task, ok bool) {
-	task = Task{
-		ID:        "task_" + rand.Text(), // 130 random bits, letters and digits: no guess hits, no two collide
-		Name:      name,
-		UserID:    userID,
-		Status:    "pending",
-		CreatedAt: timestamp(now),
+// dataFile is what the store needs of an *os.File.
+type dataFile interface {
+	io.Writer
+	Sync() error
+}
+
+// openStore returns a store of the tasks in the file at path, which is created if there is none.
+// Without a path, the tasks are in memory only. A file may hold more tasks than the capacity.
+func openStore(path string, capacity int, log *slog.Logger) (*store, error) {
+	s := &store{capacity: capacity, log: log, index: map[string]int{}}
+	s.written = sync.NewCond(&s.mu)
+	if path == "" {
+		return s, nil
 	}
+
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.restore(file); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	s.file = file
+	folder, err := os.Open(filepath.Dir(path))
+	if err == nil && runtime.GOOS != "windows" { // which cannot sync a folder
+		err = folder.Sync() // so that the name of a new file survives a power cut
+		folder.Close()
+	}
+	return s, err
+}
+
+// restore reads the tasks of a file. It changes the file only if all its lines are valid: then it
+// cuts off what follows the last newline, which is what a crash has left of a line.
+func (s *store) restore(file *os.File) error {
+	start := time.Now()
+	reader := bufio.NewReaderSize(file, 64<<10)
+	whole, torn := 0, 0 // bytes in lines with a newline, and without
+	for number := 1; ; number++ {
+		line, err := reader.ReadBytes('\n')
+		if err == io.EOF {
+			torn = len(line)
+			break
+		}
+		task, taskErr := parseStoredTask(line)
+		if _, known := s.index[task.ID]; known {
+			taskErr = errors.New("its task_id is there twice")
+		}
+		if err = cmp.Or(err, taskErr); err != nil {
+			return fmt.Errorf("line %d: %w", number, err)
+		}
+		s.put(&task)
+		whole += len(line)
+	}
+
+	s.visible, s.restored = len(s.tasks), len(s.tasks)
+	s.log.Info("tasks read from the data file", "file", file.Name(), "tasks", s.restored,
+		"duration", time.Since(start))
+	if torn > 0 {
+		s.log.Warn("cut a torn last line off the data file", "file", file.Name(), "bytes", torn)
+		if err := file.Truncate(int64(whole)); err != nil {
+			return err
+		}
+	}
+	return file.Sync() // the last process may have been killed before it could
+}
+
+// put needs the lock. Tasks are never removed, so the index of the next one is their number.
+func (s *store) put(task *Task) {
+	s.index[task.ID] = len(s.tasks)
+	s.tasks = append(s.tasks, task)
+}
+
+// add stores a task. With a file, it returns nil only after the task has been written and synced.
+//
+// This is a group commit: one sync takes as long for many tasks as for one. While one caller is
+// writing, others leave their tasks and wait. When it is done, it wakes all of them. Those whose
+// tasks were written return, and the first of the others writes for the rest.
+func (s *store) add(task Task) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := len(s.position)
-	if n >= s.capacity {
-		return Task{}, false
+	if err := s.refusal(); err != nil {
+		return err
 	}
-	if n%chunk == 0 {
-		s.tasks = append(s.tasks, new([chunk]Task))
+	s.put(&task)
+	if s.file == nil {
+		s.visible = len(s.tasks)
+		return nil
 	}
-	s.tasks[n/chunk][n%chunk] = task
-	s.position[task.ID] = n
-	return task, true
+
+	for mine := len(s.tasks); s.visible < mine; {
+		switch {
+		case s.failure != nil:
+			return s.failure
+		case s.writing:
+			s.written.Wait()
+		default:
+			s.write()
+		}
+	}
+	return nil
+}
+
+// write writes all tasks that have been left, and syncs them. It needs the lock, and releases it
+// while the disk is busy.
+//
+// The first error is final. After a failed sync, the kernel may drop what it could not write, and
+// report the next sync as a success.
+func (s *store) write() {
+	s.writing = true
+	s.mu.Unlock()
+	runtime.Gosched() // requests that are ready to run leave their tasks, too
+	s.mu.Lock()
+	last := len(s.tasks)
+	batch := s.tasks[s.visible:last]
+	s.mu.Unlock()
+
+	var lines bytes.Buffer
+	encoder := json.NewEncoder(&lines) // ends each object with a newline
+	for _, task := range batch {
+		encoder.Encode(task)
+	}
+	_, err := lines.WriteTo(s.file)
+	if err == nil {
+		err = s.file.Sync()
+	}
+
+	s.mu.Lock()
+	s.writing = false
+	s.written.Broadcast()
+	if err == nil {
+		s.visible = last
+		return
+	}
+	// Health checks tell the failure to anybody, so it does not name the path.
+	s.failure = fmt.Errorf("the data file has failed: %w", cmp.Or(errors.Unwrap(err), err))
+	s.log.Log(context.Background(), levelCritical, "the data file has failed", "cause", err)
+}
+
+// refusal says why no task can be added, or returns nil. It needs the lock.
+func (s *store) refusal() error {
+	if s.failure == nil && len(s.tasks) >= s.capacity {
+		return errStoreFull
+	}
+	return s.failure
+}
+
+// state returns how many tasks are stored, and why no task can be added, if so.
+func (s *store) state() (total int, refusal error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.visible, s.refusal()
+}
+
+// position returns the index of the visible task with this id. It needs the lock.
+func (s *store) position(id string) (i int, ok bool) {
+	i, ok = s.index[id]
+	return i, ok && i < s.visible
 }
 
 // get returns the task with this id, and whether there is one.
 func (s *store) get(id string) (task Task, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i, ok := s.position[id]; ok {
-		return s.tasks[i/chunk][i%chunk], true
+	i, ok := s.position(id)
+	if ok {
+		task = *s.tasks[i]
 	}
-	return task, false
+	return task, ok
 }
 
-// page returns up to limit tasks, oldest first: those created after the task with the id after, or from the beginning
-// if after is empty. next is the id to continue after, empty on the last page. ok is false if after names no task.
+// page returns up to limit tasks, oldest first: those after the task with the id after, or the
+// first ones if after is empty. next is the id to go on after, empty on the last page. ok is false
+// if no task has the id after.
 func (s *store) page(after string, limit int) (tasks []Task, next string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	begin := 0
-	if i, found := s.position[after]; found {
-		begin = i + 1
-	} else if after != "" {
+	i, ok := s.position(after)
+	if !ok && after != "" {
 		return nil, "", false
 	}
-	end := min(begin+limit, len(s.position))
-	tasks = make([]Task, 0, end-begin) // [] in JSON, even if empty
-	for i := begin; i < end; i++ {
-		tasks = append(tasks, s.tasks[i/chunk][i%chunk])
+	if ok {
+		i++
 	}
-	if end < len(s.position) {
-		next = tasks[len(tasks)-1].ID
+
+	end := min(i+limit, s.visible)
+	tasks = make([]Task, 0, end-i) // [] in JSON, even if it is empty
+	for _, task := range s.tasks[i:end] {
+		tasks = append(tasks, *task)
+	}
+	if end < s.visible {
+		next = s.tasks[end-1].ID
 	}
 	return tasks, next, true
 }
 
-// len returns how many tasks are stored.
-func (s *store) len() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.position)
+// limiter is a token bucket: it lets rate creations a second through, and at most rate at once.
+// It keeps no count of tokens but the time at which the bucket will be full again. Each token that
+// is taken delays that by an interval; a whole second away, the bucket is empty.
+type limiter struct {
+	rate int // 0 for no limit
+
+	mu   sync.Mutex // guards full
+	full time.Time
+}
+
+// take takes a token and returns 0, or returns how long to wait for one.
+func (l *limiter) take(now time.Time) (wait time.Duration) {
+	if l.rate == 0 {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+
+	interval := time.Second / time.Duration(l.rate)
+	delay := max(0, l.full.Sub(now)) + interval
+	if delay > time.Second {
+		return delay - time.Second
+	}
+	l.full = now.Add(delay)
+	return 0
 }

@@ -1,55 +1,75 @@
 package main
 
-// Tasks over HTTP: a request is parsed once, judged once and answered once. Below the three handlers stand the rules
-// for a request's body and query, and the one form in which every error of the service leaves it.
+// One request is parsed once, judged once and answered once. The handlers of tasks come first,
+// then the rules for what a request may say, then the forms of every answer of the service.
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"math"
+	"math/rand/v2"
+	"mime"
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
 )
 
-// Task is what the service is about, and its JSON form, too.
+// The limits of a request.
+const (
+	maxBody     = 64 << 10 // bytes
+	maxText     = 100      // characters (code points) in a field
+	maxDetails  = 20       // of one error
+	maxPage     = 1000     // tasks
+	defaultPage = 100      // tasks
+)
+
+// Task is what the service is about: in memory, in the data file, and in the JSON of the API.
 type Task struct {
-	ID        string `json:"task_id"` // set by the store; safe in a URL
-	Name      string `json:"task_name"`
-	UserID    string `json:"user_id"`
-	Status    string `json:"status"` // "pending": this service only creates tasks
-	CreatedAt string `json:"created_at"`
+	ID        string    `json:"task_id"` // given by the service; safe in a URL
+	Name      string    `json:"task_name"`
+	UserID    string    `json:"user_id"`
+	Status    string    `json:"status"`     // always pending: this service does no tasks
+	CreatedAt time.Time `json:"created_at"` // in UTC and whole seconds
 }
 
-// timestamp returns RFC 3339 in UTC and whole seconds: load tools count bodies of changing length as failed.
-func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+const pending = "pending"
+
+// timestamp returns t as the API shows it: RFC 3339 in UTC and whole seconds. Load tools count
+// answers of changing length as failures.
+func timestamp(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
 
 // createTask: POST /api/tasks.
 func (s *service) createTask(w *response, r *http.Request) error {
-	name, userID, err := parseTask(w, r)
+	task, err := readTask(r)
 	if err != nil {
 		return err
 	}
-	now := time.Now() // not w.start: the body may have taken its time
+
+	now := time.Now() // not w.start: the body may have taken a while
 	if wait := s.limiter.take(now); wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
-		return refuse("RATE_LIMITED", "too many tasks are being created; try again later")
+		return newError(rateLimited, "too many tasks are being created; try again later")
 	}
-	task, ok := s.store.add(name, userID, now)
-	if !ok {
-		return refuse("STORE_FULL", storeFull)
+	task.ID, task.CreatedAt = newID(), timestamp(now)
+	if err := s.store.add(task); err != nil {
+		return err
 	}
-	w.notes = append(w.notes, slog.String("task_id", task.ID), slog.String("user_id", printable(task.UserID)))
+
+	w.note(slog.String("task_id", task.ID), slog.String("user_id", url.QueryEscape(task.UserID)))
 	w.Header().Set("Location", "/api/tasks/"+task.ID)
 	return w.sendJSON(http.StatusCreated, struct {
 		Task
@@ -57,23 +77,13 @@ func (s *service) createTask(w *response, r *http.Request) error {
 	}{task, "task created"})
 }
 
-// printable makes text that a client chose safe for a log line: without what cannot be printed, and without what could
-// look like the end of a value and the beginning of another field.
-func printable(text string) string {
-	return strings.Map(func(c rune) rune {
-		if !unicode.IsPrint(c) || strings.ContainsRune(` "=`, c) {
-			return '?'
-		}
-		return c
-	}, text)
-}
-
 // getTask: GET /api/tasks/{task_id}.
 func (s *service) getTask(w *response, r *http.Request) error {
-	if task, ok := s.store.get(r.PathValue("task_id")); ok {
-		return w.sendJSON(http.StatusOK, task)
+	task, ok := s.store.get(r.PathValue("task_id"))
+	if !ok {
+		return newError(notFound, "there is no such task")
 	}
-	return refuse("NOT_FOUND", "there is no such task")
+	return w.sendJSON(http.StatusOK, task)
 }
 
 // listTasks: GET /api/tasks.
@@ -81,223 +91,362 @@ func (s *service) listTasks(w *response, r *http.Request) error { return s.sendP
 
 // storage: GET /debug/storage.
 func (s *service) storage(w *response, r *http.Request) error {
-	return s.sendPage(w, r, map[string]any{
-		"total_tasks": s.store.len(), "capacity": s.store.capacity, "storage_type": "in_memory",
-	})
+	total, _ := s.store.state()
+	stats := map[string]any{
+		"total_tasks": total, "capacity": s.maxTasks, "storage_type": "in_memory",
+	}
+	if s.dataFile != "" {
+		stats["storage_type"], stats["file"] = "file", s.dataFile
+	}
+	return s.sendPage(w, r, stats)
 }
 
-// sendPage answers with the part of the list of tasks that the query asks for, and with stats if there are any.
+// sendPage answers with the tasks that the query asks for, and with stats if there are any.
 func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) error {
-	limit, after := 100, ""
-	var invalid faults
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		invalid.add("query", "INVALID_VALUE", "the query string is not well formed")
-	}
-	for _, name := range slices.Sorted(maps.Keys(query)) {
-		values := query[name]
-		switch n, err := strconv.Atoi(values[0]); {
-		case name != "limit" && name != "after":
-			invalid.add(name, "UNKNOWN_FIELD", "this parameter is not known")
-		case len(values) > 1 || values[0] == "":
-			invalid.add(name, "INVALID_VALUE", "this parameter has one value, which is not empty")
-		case name == "after":
-			after = values[0]
-		case err != nil || n < 1 || n > 1000:
-			invalid.add("limit", "INVALID_VALUE", "limit is a whole number from 1 to 1000")
-		default:
-			limit = n
-		}
-	}
+	limit, after, broken := parseQuery(r.URL.RawQuery)
 	tasks, next, ok := s.store.page(after, limit)
 	if !ok {
-		invalid.add("after", "INVALID_VALUE", "there is no such task to continue after")
+		broken.add("after", invalidValue, "must be the task_id of a stored task")
 	}
-	if invalid != nil {
-		return invalid.problem()
+	if err := broken.orNil(); err != nil {
+		return err
 	}
 	return w.sendJSON(http.StatusOK, struct {
 		Stats map[string]any `json:"storage_stats,omitempty"`
 		Tasks []Task         `json:"tasks"`
-		Next  string         `json:"next,omitempty"` // the after of the next page; absent on the last one
+		Next  string         `json:"next,omitempty"` // the after of the next page, if there is one
 	}{stats, tasks, next})
 }
 
-// parseTask reads the body of a creation: one JSON object with a task_name and perhaps a user_id, and nothing else.
-// What it returns obeys every rule for them; its error is a *problem that names everything wrong with the request.
-func parseTask(w *response, r *http.Request) (name, userID string, err error) {
-	body, err := readJSON(w, r)
-	if err != nil {
-		return "", "", err
-	}
-	// A map, not a struct: encoding/json would take TASK_NAME for task_name, null for an empty string, and stop at the
-	// first unknown field. The map is nil if the body is anything but one JSON object. The one error that leaves it
-	// complete is a number that overflows, and stands as null.
-	var object map[string]any
-	json.Unmarshal(body, &object) // its error is in object, see above
-	if object == nil {
-		return "", "", refuse("MALFORMED_JSON", "the body is not one valid JSON object")
-	}
-	var invalid faults
-	take := func(field, absent string) string { // absent is the value of an optional field that is not there
-		given, present := object[field]
-		delete(object, field)
-		if text, isString := given.(string); isString {
-			text = strings.Clone(strings.TrimSpace(text)) // or the store would keep the blanks around it, too
-			switch n := utf8.RuneCountInString(text); {
-			case n == 0:
-				invalid.add(field, "REQUIRED", "this field is empty")
-			case n > 100:
-				invalid.add(field, "TOO_LONG", "this field has more than 100 characters")
-			}
-			control := strings.ContainsFunc(text, unicode.IsControl)
-			if control || strings.ContainsRune(text, utf8.RuneError) {
-				invalid.add(field, "INVALID_CHARACTER", "this field has a control character or damaged text in it")
-			}
-			w.attack = w.attack || control
-			return text
-		} else if present {
-			invalid.add(field, "INVALID_TYPE", "this field is a string")
-		} else if absent == "" {
-			invalid.add(field, "REQUIRED", "this field is missing")
-		}
-		return absent
-	}
-	name, userID = take("task_name", ""), take("user_id", "system")
-	for _, field := range slices.Sorted(maps.Keys(object)) {
-		invalid.add(field, "UNKNOWN_FIELD", "this field is not known")
-	}
-	if invalid != nil {
-		return "", "", invalid.problem()
-	}
-	return name, userID, nil
-}
+// --- What a request may say ---
 
-// readJSON returns the body of a request that says it is JSON: at most 64 KiB of valid UTF-8.
-func readJSON(w *response, r *http.Request) (body []byte, err error) {
-	const maxBody = 64 << 10
-	kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";") // it may have parameters
-	isJSON := strings.EqualFold(strings.TrimSpace(kind), "application/json")
-	if coding := r.Header.Get("Content-Encoding"); !isJSON || coding != "" && !strings.EqualFold(coding, "identity") {
-		return nil, refuse("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json, not compressed")
+// readBody returns the body of a request: JSON in UTF-8, not compressed and not too large.
+func readBody(r *http.Request) ([]byte, error) {
+	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	charset, hasCharset := params["charset"]
+	otherText := hasCharset && !strings.EqualFold(charset, "utf-8")
+	coding := r.Header.Get("Content-Encoding")
+	if err != nil || mediaType != "application/json" || otherText || coding != "" {
+		return nil, newError(unsupportedMedia, "the body must be application/json in UTF-8")
 	}
-	if n := r.ContentLength; n >= 0 && n <= maxBody { // the common case, without a buffer that grows
-		body = make([]byte, n)
-		_, err = io.ReadFull(r.Body, body)
-	} else {
-		// MaxBytesReader tells net/http's own writer to close the connection, so it must not be given the wrapper.
-		body, err = io.ReadAll(http.MaxBytesReader(w.ResponseWriter, r.Body, maxBody))
+
+	// Nothing is read of a body that is known to be too large, so net/http does not ask for it
+	// with "100 Continue" (RFC 9110 section 10.1.1).
+	var body []byte
+	if r.ContentLength <= maxBody {
+		body, err = io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	}
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return nil, refuse("BODY_TOO_LARGE", "the body is larger than 64 KiB")
-	} else if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, refuse("REQUEST_TIMEOUT", "the body did not arrive in time")
-	} else if err != nil {
-		return nil, refuse("MALFORMED_JSON", "the body ended early or was framed wrongly")
-	}
-	if !utf8.Valid(body) {
-		w.attack = true
-		return nil, refuse("MALFORMED_JSON", "the body is not valid UTF-8")
+	switch {
+	case r.ContentLength > maxBody, len(body) > maxBody:
+		return nil, newError(bodyTooLarge, fmt.Sprint("the limit is ", maxBody, " bytes"))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, newError(requestTimeout, "the body did not arrive in time")
+	case err != nil:
+		return nil, badJSON("ends early or is framed wrongly", len(body))
 	}
 	return body, nil
 }
 
-// problem is an error as a client sees it, and the JSON form of it. All that a client may know is in here; the cause of
-// an error that is no problem goes to the log alone.
-type problem struct {
-	Code      string `json:"error_code"` // a key of kinds
-	Message   string `json:"error_message"`
-	Details   faults `json:"details"`
-	Timestamp string `json:"timestamp"`
-	RequestID string `json:"request_id"`
+// readTask returns the task in the body of a creation, without what the service adds to it.
+func readTask(r *http.Request) (Task, error) {
+	body, err := readBody(r)
+	if err != nil {
+		return Task{}, err
+	}
+	text, err := parseTexts(body, map[string]string{"user_id": "system"}, "task_name", "user_id")
+	return Task{Name: text[0], UserID: text[1], Status: pending}, err
 }
 
-func (p *problem) Error() string { return p.Message }
+// storedID is the form of newID, and of what might come after it.
+var storedID = regexp.MustCompile(`^task_[A-Za-z0-9_-]+$`)
 
-func refuse(code, message string) *problem {
-	return &problem{Code: code, Message: message, Details: faults{}} // [] in JSON, not null
+// parseStoredTask returns the task in a line of the data file, which obeys the same rules.
+func parseStoredTask(line []byte) (Task, error) {
+	text, err := parseTexts(line, nil, "task_id", "task_name", "user_id", "status", "created_at")
+	created, timeErr := time.Parse("2006-01-02T15:04:05Z", text[4])
+	wrong := timeErr != nil || text[3] != pending || !storedID.MatchString(text[0])
+	if err == nil && wrong {
+		err = errors.New("task_id, status or created_at is not as the service writes it")
+	}
+	return Task{text[0], text[1], text[2], pending, created}, err
 }
 
-// kinds has every error_code, the status of the answer that carries it, and the category of its log line, if any.
-var kinds = map[string]struct {
+// parseTexts reads a JSON object that has these fields, all of them texts, and no other. optional
+// has the values of fields that need not be there. The error names everything that is wrong.
+//
+// The members go into a map, because a struct would hide keys in another case, null, and unknown
+// members. A key that is there twice counts with its last value.
+func parseTexts(body []byte, optional map[string]string, fields ...string) ([]string, error) {
+	texts := make([]string, len(fields))
+	for i, r := range string(body) {
+		if r == utf8.RuneError && !bytes.HasPrefix(body[i:], []byte("\uFFFD")) {
+			return texts, badJSON("is not valid UTF-8", i+1)
+		}
+	}
+	object := bytes.TrimPrefix(body, []byte("\uFEFF")) // a byte order mark, RFC 8259 section 8.1
+	var members map[string]json.RawMessage
+	err := json.Unmarshal(object, &members)
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return texts, badJSON(syntax.Error(), len(body)-len(object)+int(syntax.Offset))
+	} else if err != nil || members == nil {
+		return texts, badJSON("must be one JSON object", 1)
+	}
+
+	broken := newError(validationError, "the request breaks the rules in details")
+	for i, field := range fields {
+		value, given := members[field]
+		delete(members, field)
+		if given {
+			texts[i] = broken.text(field, value)
+		} else if texts[i] = optional[field]; texts[i] == "" {
+			broken.add(field, required, "must be given")
+		}
+	}
+	for _, field := range slices.Sorted(maps.Keys(members)) {
+		broken.add(field, unknownField, "is not known; known are "+strings.Join(fields, ", "))
+	}
+	return texts, broken.orNil()
+}
+
+// text returns a JSON string without the white space around it. This is the one place for the
+// rules that every text obeys.
+func (e *apiError) text(field string, value json.RawMessage) string {
+	var pointer *string // stays nil if the value is null
+	if err := json.Unmarshal(value, &pointer); err != nil || pointer == nil {
+		e.add(field, invalidType, "must be a string")
+		return ""
+	}
+
+	text := strings.Clone(strings.TrimSpace(*pointer)) // a copy, so that the blanks are not stored
+	if !strings.ContainsFunc(text, isVisible) {
+		e.add(field, required, "must have a character that can be seen")
+	}
+	if utf8.RuneCountInString(text) > maxText {
+		e.add(field, tooLong, fmt.Sprintf("must have at most %d characters", maxText))
+	}
+	control := strings.ContainsFunc(text, unicode.IsControl)
+	if control || strings.ContainsRune(text, utf8.RuneError) {
+		e.add(field, invalidCharacter, "must not have control characters or U+FFFD (damaged text)")
+	}
+	if control {
+		e.code = controlCharacter
+	}
+	return text
+}
+
+// isVisible says no to marks, blanks and format characters, and to letters that are there not to
+// be seen, such as the Hangul fillers.
+func isVisible(r rune) bool {
+	return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S) &&
+		!unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r)
+}
+
+// parseQuery returns the limit and after of a query, and what is wrong with it.
+func parseQuery(query string) (limit int, after string, broken *apiError) {
+	broken = newError(validationError, "the query breaks the rules in details")
+	params, err := url.ParseQuery(query)
+	if err != nil {
+		broken.add("query", invalidValue, "must be well formed")
+	}
+
+	limit = defaultPage
+	for _, name := range slices.Sorted(maps.Keys(params)) {
+		value := params[name][0]
+		switch n, err := strconv.Atoi(value); {
+		case name != "limit" && name != "after":
+			broken.add(name, unknownField, "is not known; known are limit and after")
+		case len(params[name]) > 1 || value == "":
+			broken.add(name, invalidValue, "must have one value")
+		case name == "after":
+			after = value
+		case err != nil || n < 1 || n > maxPage:
+			broken.add(name, invalidValue, fmt.Sprint("must be from 1 to ", maxPage))
+		default:
+			limit = n
+		}
+	}
+	return limit, after, broken
+}
+
+// --- What the service may answer ---
+
+// errorCode is a kind of failure. Statuses are those of RFC 9110, RFC 6585 and RFC 4918.
+type errorCode struct {
+	name     string // error_code in the envelope; none for a health check, which has no envelope
 	status   int
-	category string
-}{
-	"VALIDATION_ERROR":       {http.StatusBadRequest, "VALIDATION"},
-	"MALFORMED_JSON":         {http.StatusBadRequest, "VALIDATION"},
-	"UNAUTHORIZED":           {http.StatusUnauthorized, "AUTHENTICATION"},
-	"FORBIDDEN":              {http.StatusForbidden, "SECURITY"},
-	"NOT_FOUND":              {http.StatusNotFound, ""},
-	"METHOD_NOT_ALLOWED":     {http.StatusMethodNotAllowed, ""},
-	"REQUEST_TIMEOUT":        {http.StatusRequestTimeout, "TIMEOUT"},
-	"BODY_TOO_LARGE":         {http.StatusRequestEntityTooLarge, "SECURITY"},
-	"UNSUPPORTED_MEDIA_TYPE": {http.StatusUnsupportedMediaType, ""},
-	"RATE_LIMITED":           {http.StatusTooManyRequests, "SECURITY"},
-	"INTERNAL_ERROR":         {http.StatusInternalServerError, ""},
-	"STORE_FULL":             {http.StatusInsufficientStorage, ""},
+	level    slog.Level // of the line in the log
+	category string     // of the same line
 }
 
-// faults is what is wrong with the parts of a request: all of it, or at least the first 20 things.
-type faults []fault
+// All kinds of failures. A new one has to be listed in errorCodes, too.
+var (
+	validationError  = errorCode{"VALIDATION_ERROR", 400, slog.LevelWarn, "VALIDATION"}
+	controlCharacter = errorCode{"VALIDATION_ERROR", 400, slog.LevelWarn, "ATTACK"}
+	malformedJSON    = errorCode{"MALFORMED_JSON", 400, slog.LevelWarn, "VALIDATION"}
+	unauthorized     = errorCode{"UNAUTHORIZED", 401, slog.LevelWarn, "AUTHENTICATION"}
+	forbidden        = errorCode{"FORBIDDEN", 403, slog.LevelWarn, "SECURITY"}
+	notFound         = errorCode{"NOT_FOUND", 404, slog.LevelInfo, ""}
+	methodNotAllowed = errorCode{"METHOD_NOT_ALLOWED", 405, slog.LevelInfo, ""}
+	requestTimeout   = errorCode{"REQUEST_TIMEOUT", 408, slog.LevelWarn, "TIMEOUT"}
+	bodyTooLarge     = errorCode{"BODY_TOO_LARGE", 413, slog.LevelWarn, "SECURITY"}
+	unsupportedMedia = errorCode{"UNSUPPORTED_MEDIA_TYPE", 415, slog.LevelInfo, ""}
+	rateLimited      = errorCode{"RATE_LIMITED", 429, slog.LevelWarn, "SECURITY"}
+	internalError    = errorCode{"INTERNAL_ERROR", 500, slog.LevelError, ""}
+	storeFull        = errorCode{"STORE_FULL", 507, slog.LevelError, ""}
+	unhealthy        = errorCode{"", 503, slog.LevelWarn, ""}
+)
 
-type fault struct {
-	Field   string `json:"field"`
-	Code    string `json:"code"`
-	Message string `json:"message"`
+func errorCodes() []errorCode {
+	return []errorCode{validationError, controlCharacter, malformedJSON, unauthorized, forbidden,
+		notFound, methodNotAllowed, requestTimeout, bodyTooLarge, unsupportedMedia, rateLimited,
+		internalError, storeFull, unhealthy}
 }
 
-func (f *faults) add(field, code, message string) {
-	if len(*f) < 20 {
-		*f = append(*f, fault{field, code, message})
+// detailCode is the kind of rule that a field or parameter breaks.
+type detailCode string
+
+const (
+	required         detailCode = "REQUIRED"
+	tooLong          detailCode = "TOO_LONG"
+	invalidType      detailCode = "INVALID_TYPE"
+	invalidCharacter detailCode = "INVALID_CHARACTER"
+	unknownField     detailCode = "UNKNOWN_FIELD"
+	invalidValue     detailCode = "INVALID_VALUE"
+)
+
+// detail is one rule that a request breaks. The message says what must be.
+type detail struct {
+	Field   string     `json:"field"`
+	Code    detailCode `json:"code"`
+	Message string     `json:"message"`
+}
+
+// apiError is an error that the client is told about.
+type apiError struct {
+	code    errorCode
+	message string
+	details []detail
+}
+
+// errInternal is what a client learns of an error inside.
+var errInternal = newError(internalError, "internal error")
+
+func newError(code errorCode, message string) *apiError { return &apiError{code, message, nil} }
+
+// badJSON says why a body cannot be read, and at which byte, counted from 1.
+func badJSON(reason string, at int) *apiError {
+	e := newError(malformedJSON, "the body is not one JSON object in UTF-8")
+	e.add("body", invalidValue, fmt.Sprintf("%s (at byte %d)", reason, at))
+	return e
+}
+
+// add adds a detail, but at most maxDetails: many mistakes do not make a long answer.
+func (e *apiError) add(field string, code detailCode, message string) {
+	if len(e.details) < maxDetails {
+		e.details = append(e.details, detail{field, code, message})
 	}
 }
 
-func (f faults) problem() *problem {
-	p := refuse("VALIDATION_ERROR", "the request breaks the rules in details")
-	p.Details = f
-	return p
-}
-
-// fail answers with the error envelope. An error that is no *problem tells the client nothing of the inside.
-func (w *response) fail(err error) {
-	p, ok := errors.AsType[*problem](err)
-	if !ok {
-		w.notes = append(w.notes, slog.Any("cause", err))
-		p = refuse("INTERNAL_ERROR", "internal error")
+// orNil returns nil if the error has no details.
+func (e *apiError) orNil() error {
+	if e.details == nil {
+		return nil
 	}
-	p.Timestamp, p.RequestID = timestamp(time.Now()), w.requestID
-	w.code = p.Code
-	w.sendJSON(kinds[p.Code].status, p)
+	return e
 }
 
-// sendJSON encodes v before anything is sent, so that a failure can still become an error answer.
+// Error implements error, for a line of the data file. Clients get JSON.
+func (e *apiError) Error() string { return fmt.Sprint(e.message, " ", e.details) }
+
+// response is the http.ResponseWriter of every handler. It remembers what record has to know.
+type response struct {
+	http.ResponseWriter
+	draining  *atomic.Bool
+	start     time.Time
+	requestID string
+	pattern   string      // of the mux
+	status    int         // 0 until the answer begins
+	bytes     int         // of the body
+	failure   errorCode   // if there is one
+	notes     []slog.Attr // more for the line in the log
+}
+
+// newResponse sets the headers that all answers have.
+func (s *service) newResponse(rw http.ResponseWriter, r *http.Request) *response {
+	w := &response{ResponseWriter: rw, draining: &s.draining, start: time.Now()}
+	w.requestID = r.Header.Get("X-Request-Id")
+	if !validID.MatchString(w.requestID) {
+		w.requestID = strconv.FormatUint(rand.Uint64(), 36) // which need not be a secret
+	}
+	w.Header().Set("X-Request-Id", w.requestID)
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	return w
+}
+
+var validID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// note adds to the line in the log.
+func (w *response) note(attrs ...slog.Attr) { w.notes = append(w.notes, attrs...) }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *response) WriteHeader(status int) {
+	if w.draining.Load() { // asked this late, so that it also holds for a request before the drain
+		w.Header().Set("Connection", "close")
+	}
+	w.status = cmp.Or(w.status, status)
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *response) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += n
+	return n, err
+}
+
+// Unwrap lets http.ResponseController find the connection.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// send answers with a whole body. It sets no Content-Length: with one, a client could have the end
+// of a long body before the request is counted.
+func (w *response) send(status int, contentType string, body []byte) error {
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(status)
+	w.Write(body) // fails only if the client is gone, and then there is nobody to tell
+	return nil
+}
+
+// sendJSON encodes v before it sends anything, so that a failure can still become an error.
 func (w *response) sendJSON(status int, v any) error {
 	body, err := json.Marshal(v)
-	if err == nil {
-		w.send(status, jsonType, append(body, '\n'))
+	if err != nil {
+		return err
 	}
-	return err
+	return w.send(status, "application/json", append(body, '\n'))
 }
 
-// limiter lets rate creations through in a second, at most rate of them at once; a rate of 0 is no limit. It is a token
-// bucket in the form of GCRA: a token is a stretch of time, and used is the end of the last one that was taken.
-type limiter struct {
-	rate int
-	mu   sync.Mutex // guards used
-	used time.Time  // with its monotonic clock: the other one may be set back
-}
-
-// take takes a token and returns 0, or returns how long it will be until there is one.
-func (l *limiter) take(now time.Time) time.Duration {
-	if l.rate == 0 {
-		return 0
+// sendError answers with the envelope that all errors have. The text of an error that is no
+// apiError goes to the log alone: a client learns nothing of the inside. If an answer has begun,
+// the connection is cut, so that nobody takes half of it for the whole.
+func (w *response) sendError(err error) {
+	e, ok := errors.AsType[*apiError](err)
+	if !ok {
+		w.note(slog.Any("cause", err))
+		e = errInternal
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	wait := max(l.used.Sub(now), -time.Second) + time.Second/time.Duration(l.rate)
-	if wait > 0 {
-		return wait
+	w.failure = e.code
+	if w.status != 0 {
+		panic(http.ErrAbortHandler)
 	}
-	l.used = now.Add(wait)
-	return 0
+	w.sendJSON(e.code.status, struct {
+		Code      string    `json:"error_code"`
+		Message   string    `json:"error_message"`
+		Details   []detail  `json:"details"`
+		Timestamp time.Time `json:"timestamp"`
+		RequestID string    `json:"request_id"`
+	}{e.code.name, e.message, append([]detail{}, e.details...), timestamp(time.Now()), w.requestID})
 }
