@@ -6,7 +6,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"net/http"
@@ -78,40 +80,31 @@ func (s *service) detailed(w *response, _ *http.Request) error {
 type check map[string]any
 
 // newCheck returns a check that is healthy if there is no reason why not.
-func newCheck(reason string, facts check) check {
+func newCheck(reason error, facts check) check {
 	facts["status"] = "healthy"
-	if reason != "" {
-		facts["status"], facts["reason"] = "unhealthy", reason
+	if reason != nil {
+		facts["status"] = "unhealthy"
+		facts["reason"] = strings.ReplaceAll(reason.Error(), "\n", "; ") // of errors.Join
 	}
 	return facts
 }
 
 // checks judges the service by what is in memory.
 func (s *service) checks(now time.Time) map[string]check {
-	draining, refusal := "", ""
+	var draining, unknown error
 	if s.draining.Load() {
-		draining = "the service is about to stop"
+		draining = errors.New("the service is about to stop")
 	}
-	total, err := s.store.state()
-	if err != nil {
-		refusal = err.Error()
-	}
+	total, refusal := s.store.state()
 
-	resources, unknown := check{}, []string{}
+	resources := check{}
 	for _, sensor := range s.host {
-		values, err := sensor.fresh(now)
+		reading, err := sensor.fresh(now)
 		if err != nil {
-			unknown = append(unknown, sensor.name+": "+err.Error())
+			unknown = errors.Join(unknown, fmt.Errorf("%s: %w", sensor.name, err))
 			continue
 		}
-		resource := map[string]any{"status": "normal"}
-		if values["usage_percent"] > sensor.high {
-			resource["status"] = "high" // which is information and no fault
-		}
-		for name, value := range values {
-			resource[name] = value
-		}
-		resources[sensor.name] = resource
+		resources[sensor.name] = reading.json
 	}
 
 	return map[string]check{
@@ -119,7 +112,7 @@ func (s *service) checks(now time.Time) map[string]check {
 			"uptime_seconds": s.uptime(now), "version": s.version,
 		}),
 		"storage":          newCheck(refusal, check{"total_tasks": total, "capacity": s.maxTasks}),
-		"system_resources": newCheck(strings.Join(unknown, "; "), resources),
+		"system_resources": newCheck(unknown, resources),
 	}
 }
 
@@ -133,11 +126,11 @@ const (
 
 // sensor reads one thing again and again, and keeps the last reading.
 type sensor struct {
-	name   string
-	family string  // of the metric, for a resource of the host
-	high   float64 // percent; a resource of the host is high above it
-	read   func() (values, error)
-	last   atomic.Pointer[reading] // nil if there is none yet
+	name  string
+	ratio string  // the metric of a resource of the host
+	high  float64 // percent above which a resource of the host is high
+	read  func() (values, error)
+	last  atomic.Pointer[reading] // nil if there is none yet
 }
 
 // values are numbers by name. What is not known is not there.
@@ -147,15 +140,16 @@ type values map[string]float64
 type reading struct {
 	at     time.Time
 	values values
+	json   json.RawMessage // the values, and whether they are high
 	err    error
 }
 
-func newHostSensors(cfg config) []*sensor {
-	readDisk := func() (values, error) { return readDisk(cfg.diskPath) }
+func newHostSensors(c config) []*sensor {
+	readDisk := func() (values, error) { return readDisk(c.diskPath) }
 	return []*sensor{
-		{name: "cpu", family: "system_cpu_usage_ratio", high: cfg.cpuHigh, read: cpuReader()},
-		{name: "memory", family: "system_memory_usage_ratio", high: cfg.memoryHigh, read: readMemory},
-		{name: "disk", family: "system_disk_usage_ratio", high: cfg.diskHigh, read: readDisk},
+		{name: "cpu", high: c.cpuHigh, ratio: "system_cpu_usage_ratio", read: cpuReader()},
+		{name: "memory", high: c.memoryHigh, ratio: "system_memory_usage_ratio", read: readMemory},
+		{name: "disk", high: c.diskHigh, ratio: "system_disk_usage_ratio", read: readDisk},
 	}
 }
 
@@ -175,14 +169,23 @@ func startSensors(ctx context.Context, log *slog.Logger, sensors []*sensor) {
 // sample reads the sensor once. The cause of a failure goes to the log and nowhere else.
 func (s *sensor) sample(log *slog.Logger) {
 	values, err := s.read()
-	s.last.Store(&reading{time.Now(), values, err})
 	if err != nil {
 		log.Warn("a reading failed", "reading", s.name, "cause", err)
 	}
+
+	members := map[string]any{"status": "normal"}
+	if values["usage_percent"] > s.high {
+		members["status"] = "high" // which is information and no fault
+	}
+	for name, value := range values {
+		members[name] = value
+	}
+	text, _ := json.Marshal(members) // numbers are never NaN or infinite, see usagePercent
+	s.last.Store(&reading{time.Now(), values, text, err})
 }
 
-// fresh returns the values of the last reading, or says why they are not known.
-func (s *sensor) fresh(now time.Time) (values, error) {
+// fresh returns the last reading, or says why it is of no use.
+func (s *sensor) fresh(now time.Time) (*reading, error) {
 	last := s.last.Load()
 	switch {
 	case last == nil:
@@ -192,7 +195,7 @@ func (s *sensor) fresh(now time.Time) (values, error) {
 	case now.Sub(last.at) > maxAge:
 		return nil, errors.New("the last reading is too old")
 	}
-	return last.values, nil
+	return last, nil
 }
 
 // errImpossible is for numbers that cannot be true. gopsutil v3, which is frozen, returns such

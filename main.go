@@ -42,7 +42,6 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
-	"path"
 	"regexp"
 	"runtime"
 	"runtime/debug"
@@ -118,52 +117,43 @@ type config struct {
 var errUsage = errors.New("taskapi -h lists the flags")
 
 // parseFlags reads and checks the command line, and does nothing else. Its errors wrap errUsage.
-func parseFlags(args []string) (config, error) {
-	var cfg config
+func parseFlags(args []string) (c config, err error) {
 	var help strings.Builder
 	fs := flag.NewFlagSet("taskapi", flag.ContinueOnError)
 	fs.SetOutput(&help) // which stays unread after a mistake: main prints one line, no page
-	cfg.define(fs)
-	version := fs.Bool("version", false, "print version, revision and Go version, and exit")
-
-	err := fs.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		cfg.answer, err = help.String(), nil
-	case err == nil && *version:
-		number, revision := buildInfo()
-		cfg.answer = fmt.Sprintln("taskapi", number, revision, runtime.Version())
-	case err == nil:
-		err = cfg.check(fs.NArg())
-	}
-	if err != nil {
-		err = fmt.Errorf("%w (%w)", err, errUsage)
-	}
-	return cfg, err
-}
-
-// define adds the flags that set c.
-func (c *config) define(fs *flag.FlagSet) {
 	fs.StringVar(&c.addr, "addr", "127.0.0.1:8000", "listen on `host:port`; systemd's socket wins")
 	fs.IntVar(&c.maxTasks, "max-tasks", 1_000_000, "store at most this `number` of tasks")
 	fs.StringVar(&c.dataFile, "data-file", "", "keep the tasks in this `file` (default in memory)")
 	fs.IntVar(&c.rate, "rate", 0, "create at most this `number` of tasks a second; 0 for no limit")
 	fs.StringVar(&c.tokenFile, "token-file", "", "ask for the bearer token in this `file`")
-	fs.Func("cors-origins", "let pages of `origins` (https://a.example,…) in", c.setOrigins)
+	fs.Func("cors-origins", "let pages of these `origins` use the API", c.setOrigins)
 	fs.StringVar(&c.tlsCert, "tls-cert", "", "serve HTTPS with the certificates in this PEM `file`")
 	fs.StringVar(&c.tlsKey, "tls-key", "", "private key of -tls-cert, a PEM `file`")
 	fs.StringVar(&c.logFile, "log-file", "", "append the log to `file` (default standard error)")
 	fs.StringVar(&c.logFormat, "log-format", "text", "`format` of the log: text or json")
-	fs.StringVar(&c.logLevel, "log-level", "info",
-		"lowest `level` to log: debug, info, warning, error or critical")
+	fs.StringVar(&c.logLevel, "log-level", "info", "`level`: debug, info, warning, error, critical")
 	fs.DurationVar(&c.slow, "slow", 100*time.Millisecond, "a request that takes longer is slow")
 	fs.Float64Var(&c.cpuHigh, "cpu-high", 80, "CPU usage above this `percentage` is high")
 	fs.Float64Var(&c.memoryHigh, "memory-high", 80, "memory usage above this `percentage` is high")
 	fs.Float64Var(&c.diskHigh, "disk-high", 80, "disk usage above this `percentage` is high")
 	fs.StringVar(&c.diskPath, "disk-path", "/", "measure the disk that holds this `path`")
 	fs.DurationVar(&c.drain, "drain", 0, "report not ready this long before the listener closes")
-	fs.DurationVar(&c.shutdownTimeout, "shutdown-timeout", 10*time.Second,
-		"after that, wait this long for requests in flight")
+	fs.DurationVar(&c.shutdownTimeout, "shutdown-timeout", 10*time.Second, "time to end requests")
+	version := fs.Bool("version", false, "print version, revision and Go version, and exit")
+
+	switch err = fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		c.answer, err = help.String(), nil
+	case err == nil && *version:
+		number, revision := buildInfo()
+		c.answer = fmt.Sprintln("taskapi", number, revision, runtime.Version())
+	case err == nil:
+		err = c.check(fs.NArg())
+	}
+	if err != nil {
+		err = fmt.Errorf("%w (%w)", err, errUsage)
+	}
+	return c, err
 }
 
 // check returns an error for a rule that the flags break. args is the number of other arguments.
@@ -225,11 +215,8 @@ func readToken(path string) (hash [sha256.Size]byte, err error) {
 // buildInfo returns the version and the revision that the go command has recorded.
 func buildInfo() (version, revision string) {
 	info, _ := debug.ReadBuildInfo() // go build and go run always record it
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			revision = setting.Value
-		}
-	}
+	_, rest, _ := strings.Cut(info.String(), "vcs.revision=")
+	revision, _, _ = strings.Cut(rest, "\n")
 	return cmp.Or(info.Main.Version, "(devel)"), cmp.Or(revision, "unknown")
 }
 
@@ -360,14 +347,12 @@ func (s *service) handle(rt route) {
 		}
 	})
 	if rt.Method != "" {
-		s.metrics.count(0, pattern, rt.success, 0, "", "")
-		s.metrics.count(0, pattern, internalError.status, 0, "", "")
+		s.metrics.count(pattern, rt.success, 0, 0)
+		s.metrics.count(pattern, internalError.status, 0, 0)
 	}
 }
 
-func noSuchPath(*response, *http.Request) error {
-	return newError(notFound, "there is nothing at this path")
-}
+func noSuchPath(*response, *http.Request) error { return newError(notFound, "no such path") }
 
 // wrongMethod answers requests for a path that has these methods only.
 func wrongMethod(methods []string) handler {
@@ -402,8 +387,9 @@ func (s *service) profile(w *response, r *http.Request) error {
 	// is moved by pprof itself.)
 	http.NewResponseController(w).SetReadDeadline(time.Time{})
 
+	name := strings.TrimPrefix(r.URL.Path, "/debug/pprof/")
 	page := map[string]http.HandlerFunc{"cmdline": pprof.Cmdline, "profile": pprof.Profile,
-		"symbol": pprof.Symbol, "trace": pprof.Trace}[path.Base(r.URL.Path)]
+		"symbol": pprof.Symbol, "trace": pprof.Trace}[name]
 	if page == nil {
 		page = pprof.Index
 	}
@@ -509,8 +495,8 @@ func listen(cfg config) (ln net.Listener, err error) {
 		return ln, err
 	}
 	certificate, err := tls.LoadX509KeyPair(cfg.tlsCert, cfg.tlsKey)
-	secure := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}}
-	return tls.NewListener(ln, secure), err
+	chain := []tls.Certificate{certificate}
+	return tls.NewListener(ln, &tls.Config{Certificates: chain, MinVersion: tls.VersionTLS12}), err
 }
 
 // notify tells systemd about a change of state (sd_notify(3)). Without systemd there is no socket.
@@ -539,16 +525,19 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	defer end()
 	startSensors(background, s.log, append(s.host, s.process))
 
-	var conns connections
+	var conns sync.Map // of every open connection: net.Conn → http.ConnState
 	server := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: 5 * time.Second,  // for a client to send a header,
-		ReadTimeout:       10 * time.Second, // a header and a body,
-		WriteTimeout:      15 * time.Second, // and to take the answer
-		IdleTimeout:       75 * time.Second, // longer than a proxy's, which should hang up first
-		MaxHeaderBytes:    16 << 10,
-		ConnState:         conns.track,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		Handler: s, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		// How long a client may take for a header, for header and body, and for the answer. Idle
+		// connections are kept longer than by a proxy, which should be the one to hang up.
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 15 * time.Second, IdleTimeout: 75 * time.Second,
+		ConnState: func(conn net.Conn, state http.ConnState) {
+			if conns.Store(conn, state); state == http.StateClosed {
+				conns.Delete(conn)
+			}
+		},
 	}
 	defer server.Close()
 	served := make(chan error, 1)
@@ -576,27 +565,17 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	time.Sleep(s.drain)
 	ln.Close()
 	defer s.log.Info("stopped")
-	return conns.wait(s.shutdownTimeout)
+	return finish(&conns, s.shutdownTimeout)
 }
 
-// connections knows every open connection: net.Conn → http.ConnState.
-type connections struct{ states sync.Map }
-
-// track implements http.Server.ConnState.
-func (c *connections) track(conn net.Conn, state http.ConnState) {
-	c.states.Store(conn, state)
-	if state == http.StateClosed {
-		c.states.Delete(conn)
-	}
-}
-
-// wait waits until all requests are answered and all connections closed. http.Server.Shutdown would
-// drop a request that is just being read, and hang up on a client that is just sending one: here,
-// a connection without a request has half a second to begin with one.
-func (c *connections) wait(timeout time.Duration) error {
+// finish waits until all requests are answered and all connections closed. http.Server.Shutdown
+// would drop a request that is just being read, and hang up on a client that is just sending one:
+// here, a connection without a request has half a second to begin with one. conns has the
+// http.ConnState of each net.Conn.
+func finish(conns *sync.Map, timeout time.Duration) error {
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
 		count := map[any]int{}
-		for _, state := range c.states.Range {
+		for _, state := range conns.Range {
 			count[state]++
 		}
 		active, waited := count[http.StateActive], time.Since(start)

@@ -42,7 +42,8 @@ func (s *service) record(w *response, r *http.Request) {
 
 	d := time.Since(w.start)
 	level, category, msg := w.failure.level, w.failure.category, "request"
-	if d > s.slow {
+	slow := d > s.slow
+	if slow {
 		msg = "SLOW request"
 	}
 	switch {
@@ -50,18 +51,23 @@ func (s *service) record(w *response, r *http.Request) {
 		level = levelCritical
 	case level == slog.LevelInfo && w.status >= 500: // a page of pprof
 		level = slog.LevelError
-	case level == slog.LevelInfo && d > s.slow:
+	case level == slog.LevelInfo && slow:
 		level, category = slog.LevelWarn, "PERFORMANCE"
-	}
-	if category != "" {
-		w.note(slog.String("category", category))
 	}
 	if r.Method == http.MethodHead {
 		w.bytes = 0 // net/http leaves the body out
 	}
 
 	s.metrics.inFlight.Add(-1)
-	s.metrics.count(1, w.pattern, w.status, d.Seconds(), category, w.failure.name)
+	s.metrics.count(w.pattern, w.status, d.Seconds(), 1)
+	if w.failure.name != "" {
+		s.metrics.failures.add(`{error_code="`+w.failure.name+`"}`, 1)
+	}
+	if category != "" {
+		s.metrics.events.add(`{category="`+category+`"}`, 1)
+		w.note(slog.String("category", category))
+	}
+
 	path := strings.ReplaceAll(r.URL.EscapedPath(), "=", "%3D") // looks like no other field
 	if len(path) > 1024 {
 		path = path[:1024] + "…" // rsyslog takes lines of 8 KiB
@@ -98,12 +104,14 @@ func levelStep(name string) int { return slices.Index(levelNames, strings.ToUppe
 func newLogHandler(out io.Writer, format, lowest string) slog.Handler {
 	options := &slog.HandlerOptions{Level: slog.LevelDebug + slog.Level(4*levelStep(lowest))}
 	options.ReplaceAttr = func(_ []string, a slog.Attr) slog.Attr {
-		switch value := a.Value.Any().(type) {
-		case slog.Level:
-			step := max(0, min(int(value-slog.LevelDebug)/4, len(levelNames)-1))
+		if a.Value.Kind() == slog.KindTime {
+			return slog.Time(a.Key, a.Value.Time().UTC())
+		} else if a.Value.Kind() != slog.KindAny {
+			return a
+		}
+		if level, ok := a.Value.Any().(slog.Level); ok {
+			step := max(0, min(int(level-slog.LevelDebug)/4, len(levelNames)-1))
 			return slog.String(a.Key, levelNames[step])
-		case time.Time:
-			return slog.Time(a.Key, value.UTC())
 		}
 		return a
 	}
@@ -194,7 +202,6 @@ const bounds = "0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf"
 // metrics counts what the service has done since its start.
 type metrics struct {
 	inFlight                              atomic.Int64
-	mu                                    sync.Mutex // guards what follows
 	requests, durations, events, failures *family
 }
 
@@ -208,95 +215,128 @@ func newMetrics() *metrics {
 		failures:  newFamily("task_errors_total", "Error answers by error_code."),
 	}
 	m.durations.kind = "histogram"
-	m.count(0, "", http.StatusNotFound, 0, "PERFORMANCE", "")
-	m.count(0, "", http.StatusMethodNotAllowed, 0, "", "")
+	m.count("", notFound.status, 0, 0)
+	m.count("", methodNotAllowed.status, 0, 0)
+	m.events.add(`{category="PERFORMANCE"}`, 0)
 	for _, code := range errorCodes() {
-		m.count(0, "", http.StatusNotFound, 0, code.category, code.name)
+		if code.category != "" {
+			m.events.add(`{category="`+code.category+`"}`, 0)
+		}
+		if code.name != "" {
+			m.failures.add(`{error_code="`+code.name+`"}`, 0)
+		}
 	}
 	return m
 }
 
-// count counts n answers; 0 makes their series. category and code may be empty.
-func (m *metrics) count(n float64, pattern string, status int, seconds float64,
-	category, code string) {
+// count counts n answers to requests for a pattern of the mux. With 0, it makes their series.
+func (m *metrics) count(pattern string, status int, seconds, n float64) {
 	method, route := endpoint(pattern)
 	labels := `{method="` + method + `",route="` + route + `"` // nothing in it needs an escape
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.requests.add(labels+`,code="`+strconv.Itoa(status)+`"}`, n)
 	for bound := range strings.FieldsSeq(bounds) {
-		inside := n
-		if limit, _ := strconv.ParseFloat(bound, 64); seconds > limit {
-			inside = 0
+		limit, _ := strconv.ParseFloat(bound, 64)
+		if n == 0 || seconds <= limit {
+			m.durations.add("_bucket"+labels+`,le="`+bound+`"}`, n)
 		}
-		m.durations.add("_bucket"+labels+`,le="`+bound+`"}`, inside)
+		if n > 0 && seconds <= limit {
+			break // expose adds up the buckets
+		}
 	}
 	m.durations.add("_sum"+labels+"}", seconds*n)
-	m.durations.add("_count"+labels+"}", n)
-	if category != "" {
-		m.events.add(`{category="`+category+`"}`, n)
-	}
-	if code != "" {
-		m.failures.add(`{error_code="`+code+`"}`, n)
-	}
+	m.durations.add("_count"+labels+"}", n) // in the text, it is the sum of the buckets
 }
 
 // --- The metrics as text ---
 
-// family is a metric with all its series.
+// family is a metric with all its series. Its methods may be called concurrently.
 type family struct {
 	name, help, kind string
-	order            []string           // of the series
-	values           map[string]float64 // by what follows the name in the text
+
+	mu     sync.Mutex     // guards what follows
+	series []string       // what follows the name in the text
+	values []float64      // of the series
+	index  map[string]int // of both, by series
 }
 
-// newFamily returns a counter or a gauge. The names of counters, and no others, end in _total.
+// newFamily returns a counter or a gauge.
 func newFamily(name, help string) *family {
-	f := &family{name: name, help: help, kind: "gauge", values: map[string]float64{}}
+	return &family{name: name, help: help, kind: kindOf(name), index: map[string]int{}}
+}
+
+// kindOf returns the type of a metric: the names of counters, and no others, end in _total.
+func kindOf(name string) string {
 	if strings.HasSuffix(name, "_total") {
-		f.kind = "counter"
+		return "counter"
 	}
-	return f
+	return "gauge"
 }
 
 // add adds n to a series, which it makes if it is not there.
 func (f *family) add(series string, n float64) {
-	if _, ok := f.values[series]; !ok {
-		f.order = append(f.order, series)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i, ok := f.index[series]
+	if !ok {
+		i = len(f.series)
+		f.index[series] = i
+		f.series, f.values = append(f.series, series), append(f.values, 0)
 	}
-	f.values[series] += n
+	f.values[i] += n
 }
 
-// exposition is text in the Prometheus format in the making.
+// exposition is text in the Prometheus format in the making. All samples of a family directly
+// follow its head.
 type exposition []byte
 
-// family adds a family. All samples directly follow its head.
-func (x *exposition) family(f *family) {
-	*x = append(*x, "# HELP "+f.name+" "+f.help+"\n# TYPE "+f.name+" "+f.kind+"\n"...)
-	for _, series := range f.order {
-		*x = append(append(append(*x, f.name...), series...), ' ')
-		*x = append(strconv.AppendFloat(*x, f.values[series], 'f', -1, 64), '\n')
-	}
+func (x *exposition) head(name, help, kind string) {
+	*x = append(*x, "# HELP "+name+" "+help+"\n# TYPE "+name+" "+kind+"\n"...)
 }
 
-// value adds a family of one series. labels may be empty.
-func (x *exposition) value(name, help, labels string, value float64) {
-	f := newFamily(name, help)
-	f.add(labels, value)
-	x.family(f)
+func (x *exposition) sample(name, series string, value float64) {
+	*x = append(append(append(*x, name...), series...), ' ')
+	*x = append(strconv.AppendFloat(*x, value, 'f', -1, 64), '\n')
+}
+
+// single adds a family of one series without labels.
+func (x *exposition) single(name, help string, value float64) {
+	x.head(name, help, kindOf(name))
+	x.sample(name, "", value)
+}
+
+// family adds a family with its series. In a histogram, each bucket contains those before it, and
+// the count is that of the last bucket.
+func (x *exposition) family(f *family) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	x.head(f.name, f.help, f.kind)
+	sum := 0.0
+	for i, series := range f.series {
+		value := f.values[i]
+		if f.kind == "histogram" && strings.HasPrefix(series, "_bucket") {
+			sum += value
+			value = sum
+		} else if f.kind == "histogram" && strings.HasPrefix(series, "_count") {
+			value, sum = sum, 0
+		}
+		x.sample(f.name, series, value)
+	}
 }
 
 // exposeMetrics: GET /metrics. The text is complete before any of it is sent, because half of it
 // would be valid, too.
 func (s *service) exposeMetrics(w *response, _ *http.Request) error {
 	x := make(exposition, 0, 32<<10)
-	s.metrics.mu.Lock() // while all counters are read, so that they add up
-	for _, f := range []*family{s.metrics.requests, s.metrics.durations, s.metrics.events, s.metrics.failures} {
+	m := s.metrics
+	for _, f := range []*family{m.requests, m.durations, m.events, m.failures} {
 		x.family(f)
 	}
-	s.metrics.mu.Unlock()
-	s.exposeState(&x, time.Now())
-	exposeRuntime(&x)
+	s.exposeState(&x, w.start)
+	var process values
+	if reading, err := s.process.fresh(w.start); err == nil {
+		process = reading.values
+	}
+	x.stock(process)
 	w.Header().Del("Cache-Control")
 	return w.send(http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x)
 }
@@ -305,56 +345,53 @@ func (s *service) exposeMetrics(w *response, _ *http.Request) error {
 // known is left out: 0 would be a lie, and NaN spoils sums.
 func (s *service) exposeState(x *exposition, now time.Time) {
 	total, _ := s.store.state()
-	created := total - s.store.restored // no task is ever removed
-	x.value("http_requests_in_flight", "Requests in flight.", "", float64(s.metrics.inFlight.Load()))
-	x.value("tasks_created_total", "Tasks created since the start.", "", float64(created))
-	x.value("tasks_stored", "Tasks in the store.", "", float64(total))
-	x.value("tasks_capacity", "Tasks that the store can hold.", "", float64(s.maxTasks))
-	x.value("log_written_bytes_total", "Log written.", "", float64(s.logFile.written.Load()))
-	x.value("log_lost_bytes_total", "Log not written.", "", float64(s.logFile.lost.Load()))
-	x.value("process_start_time_seconds", "Start, in Unix time.", "", float64(s.started.Unix()))
-	x.value("go_info", "Always 1: the label tells.", `{version="`+runtime.Version()+`"}`, 1)
-	x.value("taskapi_build_info", "Always 1: the labels tell what is running.",
-		fmt.Sprintf(`{version="%s",revision="%s",goversion="%s"}`, s.version, s.revision, runtime.Version()), 1)
+	inFlight, created := s.metrics.inFlight.Load(), total-s.store.restored
+	written, lost := s.logFile.written.Load(), s.logFile.lost.Load()
+	started := float64(s.started.UnixMilli()) / 1000
+	x.single("http_requests_in_flight", "Requests that are being answered.", float64(inFlight))
+	x.single("tasks_created_total", "Tasks created since the start.", float64(created))
+	x.single("tasks_stored", "Tasks in the store.", float64(total))
+	x.single("tasks_capacity", "Tasks that the store can hold.", float64(s.maxTasks))
+	x.single("log_written_bytes_total", "Bytes of log that were written.", float64(written))
+	x.single("log_lost_bytes_total", "Bytes of log that could not be written.", float64(lost))
+	x.single("process_start_time_seconds", "Start of the process, in Unix time.", started)
+	x.head("go_info", "Always 1; the label tells the version of Go.", "gauge")
+	x.sample("go_info", `{version="`+runtime.Version()+`"}`, 1)
+	x.head("taskapi_build_info", "Always 1; the labels tell what is running.", "gauge")
+	x.sample("taskapi_build_info", fmt.Sprintf(`{version="%s",revision="%s",goversion="%s"}`,
+		s.version, s.revision, runtime.Version()), 1) // nothing in them needs an escape
 
-	health := newFamily("health_check_status", "1 if the check is healthy, else 0.")
+	x.head("health_check_status", "1 if the check is healthy, else 0.", "gauge")
 	for name, check := range s.checks(now) {
-		health.add(`{check="`+name+`"}`, map[bool]float64{true: 1}[check["reason"] == nil])
+		healthy := map[bool]float64{true: 1}[check["reason"] == nil]
+		x.sample("health_check_status", `{check="`+name+`"}`, healthy)
 	}
-	x.family(health)
-	ages := newFamily("system_sample_age_seconds", "Age of the last reading, if it succeeded.")
+	for _, sensor := range s.host {
+		if reading, err := sensor.fresh(now); err == nil {
+			ratio := reading.values["usage_percent"] / 100
+			x.single(sensor.ratio, "Share of the resource in use, from 0 to 1.", ratio)
+		}
+	}
+	x.head("system_sample_age_seconds", "Age of the last reading, if it succeeded.", "gauge")
 	for _, sensor := range s.host {
 		if last := sensor.last.Load(); last != nil && last.err == nil {
-			ages.add(`{reading="`+sensor.name+`"}`, max(0, now.Sub(last.at).Seconds()))
-		}
-		if values, err := sensor.fresh(now); err == nil {
-			x.value(sensor.family, "Share in use, from 0 to 1.", "", values["usage_percent"]/100)
-		}
-	}
-	x.family(ages)
-
-	process, _ := s.process.fresh(now)
-	for _, row := range processFamilies {
-		if value, ok := process[row.name]; ok {
-			x.value(row.name, row.help, "", value)
+			age := max(0, now.Sub(last.at).Seconds())
+			x.sample("system_sample_age_seconds", `{reading="`+sensor.name+`"}`, age)
 		}
 	}
 }
 
-// processFamilies are what stock dashboards draw, by the names of client_golang.
-var processFamilies = []struct{ name, help string }{
-	{"process_cpu_seconds_total", "CPU time used, user and system."},
-	{"process_resident_memory_bytes", "Memory in use."},
-	{"process_virtual_memory_bytes", "Size of the address space."},
-	{"process_virtual_memory_max_bytes", "Limit of the size of the address space."},
-	{"process_open_fds", "Open file descriptors."},
-	{"process_max_fds", "Limit of open file descriptors."},
-}
-
-// runtimeFamilies are the same for Go programs. Each is the sum of metrics of the package
+// stockFamilies are what stock dashboards draw, by the names of client_golang. What has no source
+// is read by the sensor of the process. The others are sums of metrics of the package
 // runtime/metrics, which are read in microseconds, while runtime.ReadMemStats stops the world. A
 // source without a slash in front is a class of memory.
-var runtimeFamilies = []struct{ name, help, sources string }{
+var stockFamilies = []struct{ name, help, sources string }{
+	{"process_cpu_seconds_total", "CPU time used, user and system.", ""},
+	{"process_resident_memory_bytes", "Memory in use.", ""},
+	{"process_virtual_memory_bytes", "Size of the address space.", ""},
+	{"process_virtual_memory_max_bytes", "Limit of the size of the address space.", ""},
+	{"process_open_fds", "Open file descriptors.", ""},
+	{"process_max_fds", "Limit of open file descriptors.", ""},
 	{"go_goroutines", "Goroutines that exist.", "/sched/goroutines:goroutines"},
 	{"go_threads", "Threads of the runtime.", "/sched/threads/total:threads"},
 	{"go_sched_gomaxprocs_threads", "GOMAXPROCS.", "/sched/gomaxprocs:threads"},
@@ -386,33 +423,40 @@ var runtimeFamilies = []struct{ name, help, sources string }{
 	{"go_memstats_next_gc_bytes", "Heap at the next collection.", "/gc/heap/goal:bytes"},
 }
 
-// exposeRuntime adds the families of the Go runtime.
-func exposeRuntime(x *exposition) {
-	for _, row := range runtimeFamilies {
-		sum := uint64(0)
+// stock adds the families of the process, as far as they are known, and of the Go runtime.
+func (x *exposition) stock(process values) {
+	var samples []runtimemetrics.Sample
+	for _, row := range stockFamilies {
 		for source := range strings.FieldsSeq(row.sources) {
 			if source[0] != '/' {
 				source = "/memory/classes/" + source + ":bytes"
 			}
-			sample := []runtimemetrics.Sample{{Name: source}}
-			runtimemetrics.Read(sample)
-			sum += sample[0].Value.Uint64()
+			samples = append(samples, runtimemetrics.Sample{Name: source})
 		}
-		x.value(row.name, row.help, "", float64(sum))
+	}
+	runtimemetrics.Read(samples) // all at once costs little more than one
+	for _, row := range stockFamilies {
+		value, known := process[row.name]
+		for range strings.FieldsSeq(row.sources) {
+			value, known = value+float64(samples[0].Value.Uint64()), true
+			samples = samples[1:]
+		}
+		if known {
+			x.single(row.name, row.help, value)
+		}
 	}
 
 	gc := debug.GCStats{PauseQuantiles: make([]time.Duration, 5)}
 	debug.ReadGCStats(&gc)
-	pauses := newFamily("go_gc_duration_seconds", "Pauses of the garbage collector.")
-	pauses.kind = "summary"
+	x.head("go_gc_duration_seconds", "Pauses of the garbage collector.", "summary")
 	for i, quantile := range []string{"0", "0.25", "0.5", "0.75", "1"} {
-		pauses.add(`{quantile="`+quantile+`"}`, gc.PauseQuantiles[i].Seconds())
+		pause := gc.PauseQuantiles[i].Seconds()
+		x.sample("go_gc_duration_seconds", `{quantile="`+quantile+`"}`, pause)
 	}
-	pauses.add("_sum", gc.PauseTotal.Seconds())
-	pauses.add("_count", float64(gc.NumGC))
-	x.family(pauses)
+	x.sample("go_gc_duration_seconds_sum", "", gc.PauseTotal.Seconds())
+	x.sample("go_gc_duration_seconds_count", "", float64(gc.NumGC))
 	if gc.NumGC > 0 {
 		last := float64(gc.LastGC.UnixMilli()) / 1000
-		x.value("go_memstats_last_gc_time_seconds", "Last collection, in Unix time.", "", last)
+		x.single("go_memstats_last_gc_time_seconds", "Last collection, in Unix time.", last)
 	}
 }

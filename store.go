@@ -95,7 +95,8 @@ func (s *store) restore(file *os.File) error {
 		if err = cmp.Or(err, taskErr); err != nil {
 			return fmt.Errorf("line %d: %w", number, err)
 		}
-		s.put(&task)
+		s.index[task.ID] = len(s.tasks)
+		s.tasks = append(s.tasks, &task)
 		whole += len(line)
 	}
 
@@ -111,12 +112,6 @@ func (s *store) restore(file *os.File) error {
 	return file.Sync() // the last process may have been killed before it could
 }
 
-// put needs the lock. Tasks are never removed, so the index of the next one is their number.
-func (s *store) put(task *Task) {
-	s.index[task.ID] = len(s.tasks)
-	s.tasks = append(s.tasks, task)
-}
-
 // add stores a task. With a file, it returns nil only after the task has been written and synced.
 //
 // This is a group commit: one sync takes as long for many tasks as for one. While one caller is
@@ -128,7 +123,8 @@ func (s *store) add(task Task) error {
 	if err := s.refusal(); err != nil {
 		return err
 	}
-	s.put(&task)
+	s.index[task.ID] = len(s.tasks) // tasks are never removed, so this is the next place
+	s.tasks = append(s.tasks, &task)
 	if s.file == nil {
 		s.visible = len(s.tasks)
 		return nil
@@ -250,8 +246,8 @@ type limiter struct {
 	full time.Time
 }
 
-// take takes a token and returns 0, or returns how long to wait for one.
-func (l *limiter) take(now time.Time) (wait time.Duration) {
+// take takes a token and returns 0, or returns how many seconds to wait for one.
+func (l *limiter) take(now time.Time) (wait int) {
 	if l.rate == 0 {
 		return 0
 	}
@@ -261,7 +257,7 @@ func (l *limiter) take(now time.Time) (wait time.Duration) {
 	interval := time.Second / time.Duration(l.rate)
 	delay := max(0, l.full.Sub(now)) + interval
 	if delay > time.Second {
-		return delay - time.Second
+		return int((delay - 1) / time.Second) // rounded up, less the second of the bucket
 	}
 	l.full = now.Add(delay)
 	return 0

@@ -12,7 +12,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"math"
 	"math/rand/v2"
 	"mime"
 	"net/http"
@@ -22,7 +21,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -61,7 +59,7 @@ func (s *service) createTask(w *response, r *http.Request) error {
 
 	now := time.Now() // not w.start: the body may have taken a while
 	if wait := s.limiter.take(now); wait > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+		w.Header().Set("Retry-After", strconv.Itoa(wait))
 		return newError(rateLimited, "too many tasks are being created; try again later")
 	}
 	task.ID, task.CreatedAt = newID(), timestamp(now)
@@ -108,8 +106,8 @@ func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) e
 	if !ok {
 		broken.add("after", invalidValue, "must be the task_id of a stored task")
 	}
-	if err := broken.orNil(); err != nil {
-		return err
+	if broken.details != nil {
+		return broken
 	}
 	return w.sendJSON(http.StatusOK, struct {
 		Stats map[string]any `json:"storage_stats,omitempty"`
@@ -123,10 +121,9 @@ func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) e
 // readBody returns the body of a request: JSON in UTF-8, not compressed and not too large.
 func readBody(r *http.Request) ([]byte, error) {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	charset, hasCharset := params["charset"]
-	otherText := hasCharset && !strings.EqualFold(charset, "utf-8")
-	coding := r.Header.Get("Content-Encoding")
-	if err != nil || mediaType != "application/json" || otherText || coding != "" {
+	isUTF8 := strings.EqualFold(cmp.Or(params["charset"], "utf-8"), "utf-8")
+	isPlain := strings.EqualFold(cmp.Or(r.Header.Get("Content-Encoding"), "identity"), "identity")
+	if err != nil || mediaType != "application/json" || !isUTF8 || !isPlain {
 		return nil, newError(unsupportedMedia, "the body must be application/json in UTF-8")
 	}
 
@@ -183,8 +180,8 @@ func parseTexts(body []byte, optional map[string]string, fields ...string) ([]st
 			return texts, badJSON("is not valid UTF-8", i+1)
 		}
 	}
-	object := bytes.TrimPrefix(body, []byte("\uFEFF")) // a byte order mark, RFC 8259 section 8.1
 	var members map[string]json.RawMessage
+	object := bytes.TrimPrefix(body, []byte("\uFEFF")) // a byte order mark, RFC 8259 section 8.1
 	err := json.Unmarshal(object, &members)
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return texts, badJSON(syntax.Error(), len(body)-len(object)+int(syntax.Offset))
@@ -205,7 +202,10 @@ func parseTexts(body []byte, optional map[string]string, fields ...string) ([]st
 	for _, field := range slices.Sorted(maps.Keys(members)) {
 		broken.add(field, unknownField, "is not known; known are "+strings.Join(fields, ", "))
 	}
-	return texts, broken.orNil()
+	if broken.details != nil {
+		return texts, broken
+	}
+	return texts, nil
 }
 
 // text returns a JSON string without the white space around it. This is the one place for the
@@ -347,35 +347,27 @@ func (e *apiError) add(field string, code detailCode, message string) {
 	}
 }
 
-// orNil returns nil if the error has no details.
-func (e *apiError) orNil() error {
-	if e.details == nil {
-		return nil
-	}
-	return e
-}
-
 // Error implements error, for a line of the data file. Clients get JSON.
-func (e *apiError) Error() string { return fmt.Sprint(e.message, " ", e.details) }
+func (e *apiError) Error() string {
+	return strings.TrimSuffix(fmt.Sprint(e.message, " ", e.details), " []")
+}
 
 // response is the http.ResponseWriter of every handler. It remembers what record has to know.
 type response struct {
 	http.ResponseWriter
-	draining  *atomic.Bool
-	start     time.Time
-	requestID string
-	pattern   string      // of the mux
-	status    int         // 0 until the answer begins
-	bytes     int         // of the body
-	failure   errorCode   // if there is one
-	notes     []slog.Attr // more for the line in the log
+	service            *service
+	start              time.Time
+	requestID, pattern string      // pattern is of the mux
+	status, bytes      int         // of the answer, as far as it has been sent
+	failure            errorCode   // if there is one
+	notes              []slog.Attr // more for the line in the log
 }
 
 // newResponse sets the headers that all answers have.
 func (s *service) newResponse(rw http.ResponseWriter, r *http.Request) *response {
-	w := &response{ResponseWriter: rw, draining: &s.draining, start: time.Now()}
+	w := &response{ResponseWriter: rw, service: s, start: time.Now()}
 	w.requestID = r.Header.Get("X-Request-Id")
-	if !validID.MatchString(w.requestID) {
+	if w.requestID == "" || !validID.MatchString(w.requestID) {
 		w.requestID = strconv.FormatUint(rand.Uint64(), 36) // which need not be a secret
 	}
 	w.Header().Set("X-Request-Id", w.requestID)
@@ -391,7 +383,7 @@ func (w *response) note(attrs ...slog.Attr) { w.notes = append(w.notes, attrs...
 
 // WriteHeader implements http.ResponseWriter.
 func (w *response) WriteHeader(status int) {
-	if w.draining.Load() { // asked this late, so that it also holds for a request before the drain
+	if w.service.draining.Load() { // asked this late for requests that are older than the drain
 		w.Header().Set("Connection", "close")
 	}
 	w.status = cmp.Or(w.status, status)
