@@ -42,7 +42,7 @@ if ! until_true 30 on systemctl is-active multi-user.target >/dev/null 2>&1; the
   return 0
 fi
 
-log=/var/log/taskapi/taskapi.log
+log=/var/log/taskapi/task_management.log
 post=(curl -sk --max-time 10 -o /dev/null -w '%{http_code}' -H 'Content-Type: application/json' -d '{"task_name":"a"}')
 direct=http://127.0.0.1:8000/api/tasks
 show() { on systemctl show --value --property "$1" taskapi.service; }

@@ -53,8 +53,8 @@ rules() {
   return 0
 }
 rotate() { logrotate -s "$1.state" "$1.conf"; }
-rotated() { find "$1" -name 'taskapi.log.*' | wc -l; }
-large() { [ "$(stat -c %s "$1/taskapi.log" 2>/dev/null || echo 0)" -gt $((2 << 20)) ]; }
+rotated() { find "$1" -name 'task_management.log.*' | wc -l; }
+large() { [ "$(stat -c %s "$1/task_management.log" 2>/dev/null || echo 0)" -gt $((2 << 20)) ]; }
 
 # rotations DIRECTORY COUNT: rotates COUNT times, each time as soon as the log is large.
 rotations() {
@@ -64,17 +64,17 @@ rotations() {
   done
 }
 
-only_readable() { ! find "$1" -name 'taskapi.log*' ! -perm 0640 | grep .; }
-small_stays() { before=$(rotated "$1"); echo >>"$1/taskapi.log" && rotate "$1" && [ "$(rotated "$1")" -eq "$before" ]; }
+only_readable() { ! find "$1" -name 'task_management.log*' ! -perm 0640 | grep .; }
+small_stays() { before=$(rotated "$1"); echo >>"$1/task_management.log" && rotate "$1" && [ "$(rotated "$1")" -eq "$before" ]; }
 daily() {
   sed -i -E 's/ [0-9]{4}-[0-9-]+:/ 2001-1-1-0:/' "$1.state" && rotate "$1" && [ "$(rotated "$1")" -eq $((before + 1)) ]
 }
 
 check "logrotate.conf: logrotate has nothing against it" rules "$logs/rotated"
-background service "$taskapi" -addr "127.0.0.1:$port" -log-file "$logs/rotated/taskapi.log"
+background service "$taskapi" -addr "127.0.0.1:$port" -log-file "$logs/rotated/task_management.log"
 until_true 5 answers "http://127.0.0.1:$port/health"
 check "ten rotations by size under load" under_load rotations "$logs/rotated" 10
-check "they lose and tear none of $(zcat -f "$logs/rotated"/* | wc -l) lines" complete "$logs/rotated"/taskapi.log*
+check "they lose and tear none of $(zcat -f "$logs/rotated"/* | wc -l) lines" complete "$logs/rotated"/task_management.log*
 check "old and new files have mode 0640" only_readable "$logs/rotated"
 check "the log is not rotated twice a day while it is small" small_stays "$logs/rotated"
 check "it is rotated once a day, however small" daily "$logs/rotated"
@@ -103,11 +103,11 @@ one_of_each() {
   "${post[@]}" -H 'Origin: https://elsewhere.example' -d '{"task_name":"a"}'
   head -c 70000 /dev/zero | "${post[@]}" --data-binary @-
 }
-all_filed() { cmp "$logs/written" <(printf '%s\n' "$logs/filed"/taskapi.log* | sort -rV | xargs zcat -f); }
+all_filed() { cmp "$logs/written" <(printf '%s\n' "$logs/filed"/task_management.log* | sort -rV | xargs zcat -f); }
 categories() {
   local category
   for category in VALIDATION ATTACK SECURITY PERFORMANCE; do
-    grep -m 1 "level=WARNING .*category=$category\b" "$logs/filed/taskapi.log" || return
+    grep -m 1 "level=WARNING .*category=$category\b" "$logs/filed/task_management.log" || return
   done
 }
 others_elsewhere() {

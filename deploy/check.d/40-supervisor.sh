@@ -52,11 +52,11 @@ restarts() {
   control restart taskapi && until_true 10 serves_anew "$before"
 }
 stopped() { [[ $(control status taskapi) == *STOPPED* ]] && ! health; }
-stops() { control stop taskapi && stopped && tail -n 1 "$super/log/taskapi.log" | grep -w msg=stopped; }
+stops() { control stop taskapi && stopped && tail -n 1 "$super/log/task_management.log" | grep -w msg=stopped; }
 needs_token() { [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$port/api/tasks")" = 401 ]; }
 stays_stopped() { sleep 2 && stopped; }
 as_its_user() { [ "$(ps -o user= -p "$(pid)")" = "$user" ]; }
-logs_0640() { [ "$(stat -c %a "$super/log/taskapi.log")" = 640 ] && grep msg=serving "$super/log/taskapi.log"; }
+logs_0640() { [ "$(stat -c %a "$super/log/task_management.log")" = 640 ] && grep msg=serving "$super/log/task_management.log"; }
 
 background supervisord supervisord -n -c "$super/supervisord.conf"
 check "Supervisor starts the service" until_true 10 health
