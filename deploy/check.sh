@@ -17,6 +17,7 @@ taskapi=$work/bin/taskapi
 results=$work/results
 : >"$results"
 export LC_ALL=C.UTF-8
+export no_proxy=localhost,127.0.0.1,::1 NO_PROXY=localhost,127.0.0.1,::1 # only packages may come through a proxy
 
 # check WHAT COMMAND…: one line for COMMAND's exit status, and the end of its output when it fails.
 check() {
