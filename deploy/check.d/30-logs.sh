@@ -35,7 +35,8 @@ under_load() {
   return $status
 }
 
-# complete FILE…: these files, compressed or not, have every number once, and nothing but whole lines.
+# complete FILE…: these files, compressed or not, have every number once, and nothing but whole lines. (No line may say that
+# its request was slow, which would be at its end.)
 complete() {
   local client
   zcat -f "$@" >"$logs/all"
@@ -72,7 +73,7 @@ whatever_else() {
   local status
   variant=$logs/variant$((RANDOM))
   mkdir "$variant" && chmod 755 "$variant" && rules "$variant" "$@" || return
-  background service "$taskapi" -addr "127.0.0.1:$port" -log-file "$variant/task_management.log"
+  background service "$taskapi" -addr "127.0.0.1:$port" -slow 1m -log-file "$variant/task_management.log"
   until_true 5 answers "http://127.0.0.1:$port/health" && under_load rotations "$variant" 2 &&
     complete "$variant"/* && [ -s "$variant/task_management.log" ]
   status=$?
@@ -102,7 +103,7 @@ daily() {
 }
 
 check "logrotate.conf: logrotate has nothing against it" rules "$logs/rotated"
-background service "$taskapi" -addr "127.0.0.1:$port" -log-file "$logs/rotated/task_management.log"
+background service "$taskapi" -addr "127.0.0.1:$port" -slow 1m -log-file "$logs/rotated/task_management.log"
 until_true 5 answers "http://127.0.0.1:$port/health"
 check "ten rotations by size under load" under_load rotations "$logs/rotated" 10
 check "they lose and tear none of $(zcat -f "$logs/rotated"/* | wc -l) lines" complete "$logs/rotated"/task_management.log*
