@@ -101,20 +101,37 @@ watched() {
 }
 is_new() { [ "$(show MainPID)" != "$1" ] && [ "$(show ActiveState)" = active ]; }
 
-# rotates: after logrotate has moved the file away, new lines go into a new one, and the service is the same process.
+# rotates COMMAND…: after COMMAND has moved the file away, new lines go into a new one, and the service is the same process.
 rotates() {
   local pid
   pid=$(show MainPID)
-  on logrotate -f /etc/logrotate.d/taskapi && until_true 5 logs_there && [ "$(on stat -c %a "$log")" = 640 ] &&
+  "$@" && until_true 5 logs_there && [ "$(on stat -c %a "$log")" = 640 ] &&
     [ "$(show MainPID)" = "$pid" ]
 }
 logs_there() { answer 401 "$direct" && on grep 'category=AUTHENTICATION' "$log"; }
-by_rsyslog() { rotates && [ "$(on stat -Lc '%U:%G %a' /var/log/taskapi "$log" | xargs)" = 'root:adm 750 root:adm 640' ]; }
+by_hand() { on logrotate -f /etc/logrotate.d/taskapi; }
+by_rsyslog() { rotates by_hand && [ "$(on stat -Lc '%U:%G %a' /var/log/taskapi "$log" | xargs)" = 'root:adm 750 root:adm 640' ]; }
+# by_timer: as the timer does it, a day later, on a host that has dated names for all logs.
+by_timer() {
+  on sed -i '1i dateext' /etc/logrotate.conf && on sed -i -E 's/ [0-9]{4}-[0-9-]+:/ 2001-1-1-0:/' /var/lib/logrotate/status &&
+    rotates on systemctl start logrotate.service && on ls /var/log/taskapi/task_management.log.2.gz
+}
+# from_journal: where rsyslog reads the journal itself, as on RHEL, its lines are the same.
+from_journal() {
+  printf '%s\n' 'module(load="imjournal" StateFile="/run/imjournal" IgnorePreviousMessages="on" Ratelimit.Interval="0")' \
+    'include(file="/run/rule.conf")' | on tee /run/rsyslog.conf
+  on sed "s|$log|/run/filed.log|" /etc/rsyslog.d/30-taskapi.conf | on tee /run/rule.conf
+  on systemd-run --quiet --unit=imjournal rsyslogd -n -i /run/rsyslog.pid -f /run/rsyslog.conf && sleep 1
+  answer 401 -H 'X-Request-Id: from-the-journal' "$direct" && until_true 5 on grep 'request_id=from-the-journal ' "$log" &&
+    until_true 5 on grep 'request_id=from-the-journal ' /run/filed.log
+  on systemctl stop imjournal
+  diff <(on grep 'request_id=from-the-journal ' /run/filed.log) <(on grep 'request_id=from-the-journal ' "$log")
+}
 by_service() {
   on mkdir -p /etc/systemd/system/taskapi.service.d
   printf '[Service]\nLogsDirectory=taskapi\nUMask=0027\n' | on tee /etc/systemd/system/taskapi.service.d/log-file.conf
   echo "TASKAPI_FLAGS=-log-file $log" | on tee /etc/default/taskapi
-  on systemctl daemon-reload && on systemctl restart taskapi.service && rotates && [ "$(on stat -c %U "$log")" = taskapi ]
+  on systemctl daemon-reload && on systemctl restart taskapi.service && rotates by_hand && [ "$(on stat -c %U "$log")" = taskapi ]
 }
 stops() {
   on systemctl stop taskapi.socket taskapi.service && [ "$(show Result) $(show ExecMainStatus)" = 'success 0' ] &&
@@ -143,6 +160,8 @@ check "$restarts times systemctl restart under $answered requests lose none, and
 check "kill -9: who connects meanwhile is answered by the next process" killed
 check "the watchdog restarts a service that hangs, and no other" watched
 check "rsyslog files the lines from the journal, and goes on in a new file after logrotate" by_rsyslog
+check "so it does when the timer rotates it, whatever /etc/logrotate.conf says" by_timer
+check "rsyslog files the same lines where it reads the journal itself" from_journal
 check "so does the service, where it writes the file itself" by_service
 check "systemctl stop ends it in good order" stops
 check "the container shuts down" stop machine
