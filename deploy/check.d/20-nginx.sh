@@ -82,12 +82,12 @@ create=("$site/api/tasks" "${json[@]}" -d '{"task_name":"a"}')
 
 # What systemd does with taskapi.socket and taskapi.service, on a machine where it does not run: systemd-socket-activate
 # starts this shell with the listening socket as descriptor 3, which it keeps open and hands to one service process after
-# the other, until there is a file $1.stop.
+# the other, until there is a file $1.stop. More flags of the service may follow.
 # shellcheck disable=SC2016
 keep_serving='
   while [ ! -e "$1.stop" ]; do
     (echo $BASHPID >"$1.pid"
-     LISTEN_PID=$BASHPID exec "$2" -drain 1500ms -cors-origins https://app.example -log-file "$1.log")
+     LISTEN_PID=$BASHPID exec "$2" -drain 1500ms -cors-origins https://app.example -log-file "$1.log" "${@:3}")
     echo $? >>"$1.exits"
   done'
 
@@ -276,13 +276,13 @@ check "past the limit nginx answers 429, and nothing else" limited
 check "429 says when to come again" limited_politely
 check "a page of an allowed origin reads that, too" waits
 
-# restart: asks the service to stop, as systemctl does, and waits for the next process to serve.
-serves_anew() { [ "$(cat "$web/service.pid")" != "$1" ] && [ "$(grep -c msg=serving "$web/service.log")" -gt "$2" ]; }
+# restart [SIGNAL [NAME]]: asks the service to stop, as systemctl does, and waits for the next process to serve.
+serves_anew() { [ "$(cat "$web/$3.pid")" != "$1" ] && [ "$(grep -c msg=serving "$web/$3.log")" -gt "$2" ]; }
 restart() {
-  local pid served
-  pid=$(cat "$web/service.pid")
-  served=$(grep -c msg=serving "$web/service.log")
-  kill -TERM "$pid" && until_true 20 serves_anew "$pid" "$served"
+  local pid served name=${2:-service}
+  pid=$(cat "$web/$name.pid")
+  served=$(grep -c msg=serving "$web/$name.log")
+  kill "-${1:-TERM}" "$pid" && until_true 20 serves_anew "$pid" "$served" "$name"
 }
 
 site 1000000
@@ -315,6 +315,43 @@ kill -TERM "$(cat "$web/service.pid")"
 wait "$(cat "$work/socket.pid")"
 rm "$work/socket.pid"
 check "every stop of the service had exit status 0" test "$(sort -u "$web/service.exits")" = 0
+# The same with a data file: what was acknowledged is there at the end, also when the service was killed.
+load_generator
+tasks() { background load "$work/bin/load" -clients 16 -url "$site/api/tasks" -time "$1" -out "$2"; }
+# restarts SIGNAL SECONDS: as often as there is time for.
+restarts() {
+  local load
+  tasks "$2s" "$web/acknowledged.$1"
+  load=$!
+  restarts=0
+  sleep 1
+  while kill -0 $load 2>/dev/null && restart "$1" kept >/dev/null; do
+    restarts=$((restarts + 1))
+    sleep 0.3
+  done
+  wait $load
+  cat "$work/load.log"
+}
+# Every answer was 201, and the file has that many tasks.
+kept_by_restarts() {
+  restarts TERM 12
+  [ "$restarts" -ge 4 ] && [ "$(cat "$work/load.log")" = "201 $(wc -l <"$web/tasks")" ] &&
+    kept "$web/acknowledged.TERM" "$web/tasks" && answered "$web/acknowledged.TERM" "$site/api/tasks"
+}
+kept_by_kills() {
+  restarts KILL 8
+  [ "$restarts" -ge 4 ] && kept "$web/acknowledged.KILL" "$web/tasks" && kept "$web/acknowledged.TERM" "$web/tasks" &&
+    answered "$web/acknowledged.KILL" "$site/api/tasks"
+}
+background socket systemd-socket-activate -l "127.0.0.1:$upstream" bash -c "$keep_serving" - "$web/kept" "$taskapi" \
+  -data-file "$web/tasks"
+until_true 5 answers "http://127.0.0.1:$upstream/health"
+check "restarts under load through nginx lose no task of the data file, and no answer" kept_by_restarts
+check "kill -9 under load through nginx loses no task that was acknowledged" kept_by_kills
+touch "$web/kept.stop"
+kill -TERM "$(cat "$web/kept.pid")"
+wait "$(cat "$work/socket.pid")"
+rm "$work/socket.pid"
 check "without a service nginx answers 502" refuses 502 UNAVAILABLE "$site/"
 check "a page of an allowed origin reads that, too" reads_last
 check "nginx stops" stop nginx

@@ -142,7 +142,7 @@ END
 # A service as systemd starts it, with its standard error in the syslog, where the lines arrive as from the journal; and
 # as it wrote them in $logs/written.
 with_syslog() {
-  exec "$taskapi" "$@" 2> >(tee "$logs/written" | logger --socket "$logs/syslog" --tag taskapi --socket-errors=on)
+  exec "$taskapi" "$@" 2> >(tee "$logs/written" | logger --size 64KiB --socket "$logs/syslog" --tag taskapi --socket-errors=on)
 }
 
 # every_form: the same line is filed as it is, in whatever form it comes.
@@ -176,6 +176,18 @@ categories() {
     grep -m 1 "level=WARNING .*category=$category\b" "$logs/filed/task_management.log" || return
   done
 }
+# whole_lines: rsyslog takes lines of 8 KiB. A path of 16,000 bytes, whatever is in it, leaves room for what follows.
+whole_lines() {
+  local text n=0 path
+  for text in a %E4%BC%9A %01 %22 %5C %20= %C2%9B; do
+    n=$((n + 1))
+    path=$(printf "%$((16000 / ${#text}))s")
+    [ "$(curl -s -o "$logs/answer" -w '%{http_code}' -H "X-Request-Id: long-$n" "http://127.0.0.1:$port/${path// /"$text"}")" = 404 ] &&
+      until_true 5 grep -E "^time=.* request_id=long-$n .*category=PERFORMANCE\$" "$logs/filed/task_management.log" || return
+    [ "$(grep "request_id=long-$n " "$logs/filed/task_management.log" | wc -c)" -lt 8192 ] &&
+      grep "request_id=long-$n " "$logs/filed/task_management.log" | grep -F … || return
+  done
+}
 others_elsewhere() {
   logger --socket "$logs/syslog" --tag other "not the service's" && until_true 5 grep other "$logs/rest" &&
     ! grep taskapi "$logs/rest" && ! grep "not the service's" "$logs/filed"/*
@@ -191,6 +203,7 @@ background service with_syslog -addr "127.0.0.1:$port" -slow 0s
 until_true 5 answers "http://127.0.0.1:$port/health"
 one_of_each
 check "rsyslog files the lines, with their categories" until_true 5 categories
+check "a line about a path of 16,000 bytes arrives whole" whole_lines
 check "three rotations by size under load, while rsyslog writes" under_load rotations "$logs/filed" 3
 check "they lose and tear none of $(wc -l <"$logs/written") lines" until_true 20 all_filed
 check "rsyslog's files have mode 0640" only_readable "$logs/filed"
