@@ -79,6 +79,39 @@ nothing_lost() {
     [ "$answered" -eq $(($(created) - before)) ]
 }
 
+# outlives_kill: killed again and again while it creates tasks, the service has all that it acknowledged, also after a proper
+# stop and start of both units. The file is its own.
+load_generator
+data=/var/lib/taskapi/tasks.jsonl
+outlives_kill() {
+  local load pid kills=0
+  background load net "$work/bin/load" -url "$direct" -token secret -clients 16 -time 12s -out "$machine/acknowledged"
+  load=$!
+  sleep 1
+  while kill -0 $load 2>/dev/null; do
+    pid=$(show MainPID)
+    on kill -KILL "$pid" && until_true 20 is_new "$pid" || return
+    kills=$((kills + 1))
+    sleep 0.7
+  done
+  wait $load
+  echo "$kills times killed"
+  cat "$work/load.log"
+  [ "$kills" -ge 3 ] || return
+  on systemctl stop taskapi.socket taskapi.service && on systemctl start taskapi.socket taskapi.service &&
+    on cat "$data" >"$machine/tasks" && kept "$machine/acknowledged" "$machine/tasks" &&
+    [ "$(on stat -Lc '%U %a' "$data" /var/lib/taskapi | xargs)" = 'taskapi 600 taskapi 700' ] &&
+    net "$work/bin/load" -url "$direct" -token secret -get "$machine/acknowledged" >"$machine/answered" &&
+    [ "$(cat "$machine/answered")" = "200 $(wc -l <"$machine/acknowledged")" ]
+}
+# keeps_created: as many tasks are in the file as the journal says were created.
+keeps_created() {
+  local lines
+  lines=$(on wc -l "$data" | cut -d ' ' -f 1)
+  echo "$lines tasks in the file"
+  [ "$lines" -eq "$(created)" ] && [ "$(on jq -r .task_id "$data" | sort -u | wc -l)" -eq "$lines" ]
+}
+
 # The client connects while there is no service, and is answered by the next one.
 killed() {
   local pid
@@ -157,6 +190,8 @@ wait $load
 answered=$(sed -nE 's/^ *\[201\]\s+([0-9]+) responses$/\1/p' "$work/load.log")
 answered=${answered:-0}
 check "$restarts times systemctl restart under $answered requests lose none, and none of their lines" nothing_lost
+check "the data file has each of these tasks once" keeps_created
+check "kill -9 under load, again and again: every acknowledged task is there" outlives_kill
 check "kill -9: who connects meanwhile is answered by the next process" killed
 check "the watchdog restarts a service that hangs, and no other" watched
 check "rsyslog files the lines from the journal, and goes on in a new file after logrotate" by_rsyslog
