@@ -17,6 +17,7 @@ taskapi=$work/bin/taskapi
 results=$work/results
 : >"$results"
 export LC_ALL=C.UTF-8
+export no_proxy=localhost,127.0.0.1,::1 NO_PROXY=localhost,127.0.0.1,::1 # only packages may come through a proxy
 
 # check WHAT COMMAND…: one line for COMMAND's exit status, and the end of its output when it fails.
 check() {
@@ -99,6 +100,158 @@ until_true() {
 
 answers() { curl -fsS --max-time 2 -o /dev/null "$@"; }
 
+# load_generator: builds $work/bin/load, which creates tasks and remembers those that were acknowledged. What is kept has
+# to be compared with them, and the usual tools for load only count.
+#   load -url URL [-clients N] [-time 10s] [-n N] [-name-size N] [-token T] -out FILE   creates, FILE gets "id<TAB>name" lines
+#   load -url URL [-clients N] [-token T] -get FILE                                     asks for each of them
+# It prints "201 4711": how many answers had this status; "wrong 1": how many were not the task; "error 3": no answer at all.
+load_generator() {
+  [ -x "$work/bin/load" ] && return
+  mkdir -p "$work/load" && cat >"$work/load/main.go" <<'END' && go build -o "$work/bin/load" "$work/load/main.go"
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+type task struct {
+	ID   string `json:"task_id"`
+	Name string `json:"task_name"`
+}
+
+var (
+	url      = flag.String("url", "", "")
+	token    = flag.String("token", "", "")
+	clients  = flag.Int("clients", 8, "")
+	duration = flag.Duration("time", time.Hour, "")
+	number   = flag.Int("n", 1<<40, "")
+	nameSize = flag.Int("name-size", 0, "")
+	outFile  = flag.String("out", "", "")
+	getFile  = flag.String("get", "", "")
+
+	mu     sync.Mutex
+	counts = map[string]int{}
+)
+
+func main() {
+	flag.Parse()
+	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+		MaxIdleConnsPerHost: *clients, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	work := make(chan task)
+	var out *bufio.Writer
+	if *getFile == "" {
+		f, err := os.Create(*outFile)
+		check(err)
+		out = bufio.NewWriter(f)
+		end := time.Now().Add(*duration)
+		go func() {
+			defer close(work)
+			for i := 0; i < *number && time.Now().Before(end); i++ {
+				name := fmt.Sprintf("%d-%d", os.Getpid(), i)
+				work <- task{Name: name + strings.Repeat("x", max(0, *nameSize-len(name)))}
+			}
+		}()
+	} else {
+		f, err := os.Open(*getFile)
+		check(err)
+		go func() {
+			defer close(work)
+			for lines := bufio.NewScanner(f); lines.Scan(); {
+				id, name, _ := strings.Cut(lines.Text(), "\t")
+				work <- task{id, name}
+			}
+		}()
+	}
+	var all sync.WaitGroup
+	for range *clients {
+		all.Go(func() {
+			for t := range work {
+				ask(client, t, out)
+			}
+		})
+	}
+	all.Wait()
+	if out != nil {
+		check(out.Flush())
+	}
+	for _, key := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Println(key, counts[key])
+	}
+}
+
+// ask creates t, or asks for it.
+func ask(client *http.Client, t task, out *bufio.Writer) {
+	r, err := http.NewRequest("GET", *url+"/"+t.ID, nil)
+	if out != nil {
+		body, _ := json.Marshal(map[string]string{"task_name": t.Name})
+		r, err = http.NewRequest("POST", *url, bytes.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+	}
+	check(err)
+	if *token != "" {
+		r.Header.Set("Authorization", "Bearer "+*token)
+	}
+	var got task
+	result := "error"
+	if answer, err := client.Do(r); err == nil {
+		body, err := io.ReadAll(answer.Body)
+		answer.Body.Close()
+		switch good := answer.StatusCode < 300; {
+		case err != nil && !good:
+		case good && (err != nil || json.Unmarshal(body, &got) != nil || got.Name != t.Name || out == nil && got.ID != t.ID):
+			result = "wrong"
+		default:
+			result = fmt.Sprint(answer.StatusCode)
+		}
+	}
+	mu.Lock()
+	counts[result]++
+	if result == "201" && out != nil {
+		fmt.Fprintf(out, "%s\t%s\n", got.ID, got.Name)
+	}
+	mu.Unlock()
+	if result != "200" && result != "201" {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+END
+}
+
+# kept ACKNOWLEDGED FILE: each task that load has in ACKNOWLEDGED stands in the data file FILE once, with its name.
+kept() {
+  jq -r '[.task_id, .task_name] | @tsv' "$2" | sort >"$work/kept" || return
+  echo "$(wc -l <"$1") acknowledged, $(wc -l <"$work/kept") in the file"
+  [ -s "$1" ] && ! sort "$1" | comm -23 - "$work/kept" | head -n 5 | grep . && ! cut -f 1 "$work/kept" | uniq -d | grep .
+}
+
+# answered ACKNOWLEDGED URL OPTION…: the service has each of these tasks.
+answered() {
+  local said
+  said=$("$work/bin/load" -get "$1" -url "$2" "${@:3}")
+  echo "$said"
+  [ "$said" = "200 $(wc -l <"$1")" ]
+}
+
 finish() {
   local f pid
   for f in "$work"/*.pid; do
@@ -108,6 +261,9 @@ finish() {
     xargs -r kill -KILL 2>/dev/null <"/proc/$pid/task/$pid/children"
     kill -KILL -- "-$pid" 2>/dev/null
   done
+  while read -r _ f _; do
+    [[ $f != "$work"/* ]] || umount -l "$f"
+  done </proc/mounts
   local passed failed
   passed=$(grep -c pass "$results")
   failed=$(grep -c fail "$results")

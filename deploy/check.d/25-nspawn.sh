@@ -42,7 +42,7 @@ if ! until_true 30 on systemctl is-active multi-user.target >/dev/null 2>&1; the
   return 0
 fi
 
-log=/var/log/taskapi/taskapi.log
+log=/var/log/taskapi/task_management.log
 post=(curl -sk --max-time 10 -o /dev/null -w '%{http_code}' -H 'Content-Type: application/json' -d '{"task_name":"a"}')
 direct=http://127.0.0.1:8000/api/tasks
 show() { on systemctl show --value --property "$1" taskapi.service; }
@@ -79,6 +79,39 @@ nothing_lost() {
     [ "$answered" -eq $(($(created) - before)) ]
 }
 
+# outlives_kill: killed again and again while it creates tasks, the service has all that it acknowledged, also after a proper
+# stop and start of both units. The file is its own.
+load_generator
+data=/var/lib/taskapi/tasks.jsonl
+outlives_kill() {
+  local load pid kills=0
+  background load net "$work/bin/load" -url "$direct" -token secret -clients 16 -time 12s -out "$machine/acknowledged"
+  load=$!
+  sleep 1
+  while kill -0 $load 2>/dev/null; do
+    pid=$(show MainPID)
+    on kill -KILL "$pid" && until_true 20 is_new "$pid" || return
+    kills=$((kills + 1))
+    sleep 0.7
+  done
+  wait $load
+  echo "$kills times killed"
+  cat "$work/load.log"
+  [ "$kills" -ge 3 ] || return
+  on systemctl stop taskapi.socket taskapi.service && on systemctl start taskapi.socket taskapi.service &&
+    on cat "$data" >"$machine/tasks" && kept "$machine/acknowledged" "$machine/tasks" &&
+    [ "$(on stat -Lc '%U %a' "$data" /var/lib/taskapi | xargs)" = 'taskapi 600 taskapi 700' ] &&
+    net "$work/bin/load" -url "$direct" -token secret -get "$machine/acknowledged" >"$machine/answered" &&
+    [ "$(cat "$machine/answered")" = "200 $(wc -l <"$machine/acknowledged")" ]
+}
+# keeps_created: as many tasks are in the file as the journal says were created.
+keeps_created() {
+  local lines
+  lines=$(on wc -l "$data" | cut -d ' ' -f 1)
+  echo "$lines tasks in the file"
+  [ "$lines" -eq "$(created)" ] && [ "$(on jq -r .task_id "$data" | sort -u | wc -l)" -eq "$lines" ]
+}
+
 # The client connects while there is no service, and is answered by the next one.
 killed() {
   local pid
@@ -101,20 +134,37 @@ watched() {
 }
 is_new() { [ "$(show MainPID)" != "$1" ] && [ "$(show ActiveState)" = active ]; }
 
-# rotates: after logrotate has moved the file away, new lines go into a new one, and the service is the same process.
+# rotates COMMAND…: after COMMAND has moved the file away, new lines go into a new one, and the service is the same process.
 rotates() {
   local pid
   pid=$(show MainPID)
-  on logrotate -f /etc/logrotate.d/taskapi && until_true 5 logs_there && [ "$(on stat -c %a "$log")" = 640 ] &&
+  "$@" && until_true 5 logs_there && [ "$(on stat -c %a "$log")" = 640 ] &&
     [ "$(show MainPID)" = "$pid" ]
 }
 logs_there() { answer 401 "$direct" && on grep 'category=AUTHENTICATION' "$log"; }
-by_rsyslog() { rotates && [ "$(on stat -Lc '%U:%G %a' /var/log/taskapi "$log" | xargs)" = 'root:adm 750 root:adm 640' ]; }
+by_hand() { on logrotate -f /etc/logrotate.d/taskapi; }
+by_rsyslog() { rotates by_hand && [ "$(on stat -Lc '%U:%G %a' /var/log/taskapi "$log" | xargs)" = 'root:adm 750 root:adm 640' ]; }
+# by_timer: as the timer does it, a day later, on a host that has dated names for all logs.
+by_timer() {
+  on sed -i '1i dateext' /etc/logrotate.conf && on sed -i -E 's/ [0-9]{4}-[0-9-]+:/ 2001-1-1-0:/' /var/lib/logrotate/status &&
+    rotates on systemctl start logrotate.service && on ls /var/log/taskapi/task_management.log.2.gz
+}
+# from_journal: where rsyslog reads the journal itself, as on RHEL, its lines are the same.
+from_journal() {
+  printf '%s\n' 'module(load="imjournal" StateFile="/run/imjournal" IgnorePreviousMessages="on" Ratelimit.Interval="0")' \
+    'include(file="/run/rule.conf")' | on tee /run/rsyslog.conf
+  on sed "s|$log|/run/filed.log|" /etc/rsyslog.d/30-taskapi.conf | on tee /run/rule.conf
+  on systemd-run --quiet --unit=imjournal rsyslogd -n -i /run/rsyslog.pid -f /run/rsyslog.conf && sleep 1
+  answer 401 -H 'X-Request-Id: from-the-journal' "$direct" && until_true 5 on grep 'request_id=from-the-journal ' "$log" &&
+    until_true 5 on grep 'request_id=from-the-journal ' /run/filed.log
+  on systemctl stop imjournal
+  diff <(on grep 'request_id=from-the-journal ' /run/filed.log) <(on grep 'request_id=from-the-journal ' "$log")
+}
 by_service() {
   on mkdir -p /etc/systemd/system/taskapi.service.d
   printf '[Service]\nLogsDirectory=taskapi\nUMask=0027\n' | on tee /etc/systemd/system/taskapi.service.d/log-file.conf
   echo "TASKAPI_FLAGS=-log-file $log" | on tee /etc/default/taskapi
-  on systemctl daemon-reload && on systemctl restart taskapi.service && rotates && [ "$(on stat -c %U "$log")" = taskapi ]
+  on systemctl daemon-reload && on systemctl restart taskapi.service && rotates by_hand && [ "$(on stat -c %U "$log")" = taskapi ]
 }
 stops() {
   on systemctl stop taskapi.socket taskapi.service && [ "$(show Result) $(show ExecMainStatus)" = 'success 0' ] &&
@@ -140,9 +190,13 @@ wait $load
 answered=$(sed -nE 's/^ *\[201\]\s+([0-9]+) responses$/\1/p' "$work/load.log")
 answered=${answered:-0}
 check "$restarts times systemctl restart under $answered requests lose none, and none of their lines" nothing_lost
+check "the data file has each of these tasks once" keeps_created
+check "kill -9 under load, again and again: every acknowledged task is there" outlives_kill
 check "kill -9: who connects meanwhile is answered by the next process" killed
 check "the watchdog restarts a service that hangs, and no other" watched
 check "rsyslog files the lines from the journal, and goes on in a new file after logrotate" by_rsyslog
+check "so it does when the timer rotates it, whatever /etc/logrotate.conf says" by_timer
+check "rsyslog files the same lines where it reads the journal itself" from_journal
 check "so does the service, where it writes the file itself" by_service
 check "systemctl stop ends it in good order" stops
 check "the container shuts down" stop machine

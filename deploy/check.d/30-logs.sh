@@ -35,7 +35,8 @@ under_load() {
   return $status
 }
 
-# complete FILE…: these files, compressed or not, have every number once, and nothing but whole lines.
+# complete FILE…: these files, compressed or not, have every number once, and nothing but whole lines. (No line may say that
+# its request was slow, which would be at its end.)
 complete() {
   local client
   zcat -f "$@" >"$logs/all"
@@ -46,15 +47,17 @@ complete() {
   done | while read -r batch; do seq -f "$batch%04.0f" 0 999; done | sort | diff - "$logs/found"
 }
 
-# rules DIRECTORY: the shipped rules for a log in DIRECTORY that is large already at 2 MB.
+# rules DIRECTORY OPTION…: the shipped rules for a log in DIRECTORY that is large already at 2 MB, on a host that has
+# OPTION… for all logs.
 rules() {
-  sed -e "s|^/var/log/taskapi/|$1/|" -e 's|maxsize 100M|maxsize 2M|' "$deploy/logrotate.conf" >"$1.conf"
+  printf '%s\n' "${@:2}" >"$1.conf"
+  sed -e "s|^/var/log/taskapi/|$1/|" -e 's|maxsize 100M|maxsize 2M|' "$deploy/logrotate.conf" >>"$1.conf"
   logrotate -d "$1.conf" 2>&1 | grep -v 'in debug mode' | grep -iE '^(error|warning)' && return 1
   return 0
 }
 rotate() { logrotate -s "$1.state" "$1.conf"; }
-rotated() { find "$1" -name 'taskapi.log.*' | wc -l; }
-large() { [ "$(stat -c %s "$1/taskapi.log" 2>/dev/null || echo 0)" -gt $((2 << 20)) ]; }
+rotated() { find "$1" -type f ! -name task_management.log | wc -l; }
+large() { [ "$(stat -c %s "$1/task_management.log" 2>/dev/null || echo 0)" -gt $((2 << 20)) ]; }
 
 # rotations DIRECTORY COUNT: rotates COUNT times, each time as soon as the log is large.
 rotations() {
@@ -64,27 +67,74 @@ rotations() {
   done
 }
 
-only_readable() { ! find "$1" -name 'taskapi.log*' ! -perm 0640 | grep .; }
-small_stays() { before=$(rotated "$1"); echo >>"$1/taskapi.log" && rotate "$1" && [ "$(rotated "$1")" -eq "$before" ]; }
+# whatever_else OPTION…: on a host that has OPTION… for all logs, every line is in one of the files, and the last ones
+# are in the new file.
+whatever_else() {
+  local status
+  variant=$logs/variant$((RANDOM))
+  mkdir "$variant" && chmod 755 "$variant" && rules "$variant" "$@" || return
+  background service "$taskapi" -addr "127.0.0.1:$port" -slow 1m -log-file "$variant/task_management.log"
+  until_true 5 answers "http://127.0.0.1:$port/health" && under_load rotations "$variant" 2 &&
+    complete "$variant"/* && [ -s "$variant/task_management.log" ]
+  status=$?
+  stop service
+  ls -l "$variant"
+  rm -rf "$variant"
+  return $status
+}
+
+# says_why_not: without fuser, and where the old file is not to be found, the writer is not told; but somebody is.
+says_why_not() {
+  local script
+  echo line >>"$1/task_management.log"
+  if PATH=/nonexistent "$(command -v logrotate)" -f -s "$1.state" "$1.conf" >"$logs/said" 2>&1; then return 1; fi
+  cat "$logs/said"
+  grep 'fuser is missing (package psmisc): whoever writes ' "$logs/said" || return
+  script=$(sed '1,/^\tpostrotate/d; /^\tendscript/,$d' "$deploy/logrotate.conf")
+  if sh -c "$script" script "$1/other.log" >"$logs/said" 2>&1; then return 1; fi
+  cat "$logs/said"
+  grep "^$1/other.log.1 does not exist: whoever writes $1/other.log goes on" "$logs/said"
+}
+
+only_readable() { ! find "$1" -name 'task_management.log*' ! -perm 0640 | grep .; }
+small_stays() { before=$(rotated "$1"); echo >>"$1/task_management.log" && rotate "$1" && [ "$(rotated "$1")" -eq "$before" ]; }
 daily() {
   sed -i -E 's/ [0-9]{4}-[0-9-]+:/ 2001-1-1-0:/' "$1.state" && rotate "$1" && [ "$(rotated "$1")" -eq $((before + 1)) ]
 }
 
 check "logrotate.conf: logrotate has nothing against it" rules "$logs/rotated"
-background service "$taskapi" -addr "127.0.0.1:$port" -log-file "$logs/rotated/taskapi.log"
+background service "$taskapi" -addr "127.0.0.1:$port" -slow 1m -log-file "$logs/rotated/task_management.log"
 until_true 5 answers "http://127.0.0.1:$port/health"
 check "ten rotations by size under load" under_load rotations "$logs/rotated" 10
-check "they lose and tear none of $(zcat -f "$logs/rotated"/* | wc -l) lines" complete "$logs/rotated"/taskapi.log*
+check "they lose and tear none of $(zcat -f "$logs/rotated"/* | wc -l) lines" complete "$logs/rotated"/task_management.log*
 check "old and new files have mode 0640" only_readable "$logs/rotated"
 check "the log is not rotated twice a day while it is small" small_stays "$logs/rotated"
 check "it is rotated once a day, however small" daily "$logs/rotated"
+check "if the writer cannot be told to open a new file, logrotate says why" says_why_not "$logs/rotated"
 stop service
+
+# What other distributions, and their administrators, have in /etc/logrotate.conf.
+mkdir "$logs/old"
+whatever() { check "whatever is said for all logs: ${*//"$work/"/}" whatever_else "$@"; }
+whatever weekly dateext
+whatever dateext 'dateformat -%Y%m%d-%s' compress nodelaycompress
+whatever 'start 0'
+whatever "olddir $logs/old"
+whatever compress nodelaycompress sharedscripts
+whatever copytruncate
+whatever copy nocreate
+whatever renamecopy
+whatever 'extension .log'
+whatever 'addextension .old' 'size 1G' 'minsize 1G'
 
 # rsyslogd with the shipped rule in front of one for everything, as Debian's rsyslog.conf has it.
 sed -e "s|/var/log/taskapi/|$logs/filed/|" "$deploy/rsyslog.conf" >"$logs/rule.conf"
+tcp=$(free_port)
 cat >"$logs/rsyslog.conf" <<END
 module(load="imuxsock" SysSock.Use="off")
 input(type="imuxsock" Socket="$logs/syslog")
+module(load="imtcp")
+input(type="imtcp" Address="127.0.0.1" Port="$tcp")
 include(file="$logs/rule.conf")
 *.* $logs/rest
 END
@@ -92,7 +142,23 @@ END
 # A service as systemd starts it, with its standard error in the syslog, where the lines arrive as from the journal; and
 # as it wrote them in $logs/written.
 with_syslog() {
-  exec "$taskapi" "$@" 2> >(tee "$logs/written" | logger --socket "$logs/syslog" --tag taskapi --socket-errors=on)
+  exec "$taskapi" "$@" 2> >(tee "$logs/written" | logger --size 64KiB --socket "$logs/syslog" --tag taskapi --socket-errors=on)
+}
+
+# every_form: the same line is filed as it is, in whatever form it comes.
+every_form() {
+  local line='time=2025-10-23T10:30:00Z level=INFO msg="x  y" last=  ' form
+  local forms=('' --rfc3164 --rfc5424 '--rfc5424 --octet-count' '--rfc5424=notime --id' '--rfc5424=notq,nohost'
+    '--rfc5424 --sd-id x@1 --sd-param a="b"')
+  for form in "${forms[@]}"; do
+    # shellcheck disable=SC2086 # these are options
+    logger --server 127.0.0.1 --port "$tcp" --tcp --tag taskapi $form "$line" || return
+  done
+  logger --socket "$logs/syslog" --tag taskapi --id=12 "$line" && logger --socket "$logs/syslog" --tag taskapi '{"time":0}' &&
+    until_true 5 grep -F '{"time":0}' "$logs/filed/task_management.log" || return
+  sleep 0.5
+  cat -A "$logs/filed/task_management.log"
+  diff "$logs/filed/task_management.log" <(printf '%s\n' "${forms[@]/*/"$line"}" "$line" '{"time":0}')
 }
 
 # one_of_each: requests whose lines have the categories that need no waiting.
@@ -103,11 +169,23 @@ one_of_each() {
   "${post[@]}" -H 'Origin: https://elsewhere.example' -d '{"task_name":"a"}'
   head -c 70000 /dev/zero | "${post[@]}" --data-binary @-
 }
-all_filed() { cmp "$logs/written" <(printf '%s\n' "$logs/filed"/taskapi.log* | sort -rV | xargs zcat -f); }
+all_filed() { cmp "$logs/written" <(printf '%s\n' "$logs/filed"/task_management.log* | sort -rV | xargs zcat -f); }
 categories() {
   local category
   for category in VALIDATION ATTACK SECURITY PERFORMANCE; do
-    grep -m 1 "level=WARNING .*category=$category\b" "$logs/filed/taskapi.log" || return
+    grep -m 1 "level=WARNING .*category=$category\b" "$logs/filed/task_management.log" || return
+  done
+}
+# whole_lines: rsyslog takes lines of 8 KiB. A path of 16,000 bytes, whatever is in it, leaves room for what follows.
+whole_lines() {
+  local text n=0 path
+  for text in a %E4%BC%9A %01 %22 %5C %20= %C2%9B; do
+    n=$((n + 1))
+    path=$(printf "%$((16000 / ${#text}))s")
+    [ "$(curl -s -o "$logs/answer" -w '%{http_code}' -H "X-Request-Id: long-$n" "http://127.0.0.1:$port/${path// /"$text"}")" = 404 ] &&
+      until_true 5 grep -E "^time=.* request_id=long-$n .*category=PERFORMANCE\$" "$logs/filed/task_management.log" || return
+    [ "$(grep "request_id=long-$n " "$logs/filed/task_management.log" | wc -c)" -lt 8192 ] &&
+      grep "request_id=long-$n " "$logs/filed/task_management.log" | grep -F … || return
   done
 }
 others_elsewhere() {
@@ -119,10 +197,13 @@ rules "$logs/filed"
 check "rsyslog.conf: rsyslogd has nothing against it" rsyslogd -N1 -f "$logs/rsyslog.conf"
 background rsyslog rsyslogd -n -i "$logs/rsyslog.pid" -f "$logs/rsyslog.conf"
 until_true 5 test -S "$logs/syslog"
+check "rsyslog files a line as it is, in the forms of RFC 3164 and RFC 5424" every_form
+: >"$logs/filed/task_management.log"
 background service with_syslog -addr "127.0.0.1:$port" -slow 0s
 until_true 5 answers "http://127.0.0.1:$port/health"
 one_of_each
 check "rsyslog files the lines, with their categories" until_true 5 categories
+check "a line about a path of 16,000 bytes arrives whole" whole_lines
 check "three rotations by size under load, while rsyslog writes" under_load rotations "$logs/filed" 3
 check "they lose and tear none of $(wc -l <"$logs/written") lines" until_true 20 all_filed
 check "rsyslog's files have mode 0640" only_readable "$logs/filed"
