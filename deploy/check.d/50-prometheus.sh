@@ -44,9 +44,11 @@ rules_evaluate() {
 # alerts_are_complete: each has a level, the severity and the contact of that level, says what happened, and points at the
 # heading of the guide that explains it (80-guides.sh looks whether it is there). What to do first is run further below.
 alerts_are_complete() {
-  jq '.data.groups[].rules[] | select(.type == "alerting") | select((
-      {"1": "warning", "2": "error", "3": "critical"}[.labels.level] == .labels.severity
-      and (.labels.level as $level | .annotations.contact | startswith("level-\($level): "))
+  jq '{"1": ["warning", "運用チーム operation-team@example.com"],
+      "2": ["error", "開発チーム task-management@example.com"],
+      "3": ["critical", "システム管理者 sysadmin@example.com"]} as $levels |
+    .data.groups[].rules[] | select(.type == "alerting") | .labels.level as $level | select((
+      [.labels.severity, .annotations.contact] == [$levels[$level][0], "level-\($level): \($levels[$level][1])"]
       and .annotations.runbook == "OPERATIONS.md#\(.name | ascii_downcase)" and .annotations.summary != null
     ) | not)' "$work/rules.json" >"$work/incomplete" && cat "$work/incomplete" && [ ! -s "$work/incomplete" ]
 }
@@ -54,7 +56,13 @@ alerts_are_complete() {
 # action COMMAND: the annotation action, filled in for this service and its log, succeeds and prints something.
 action() {
   local command=${1//"{{ \$labels.instance }}"/$service}
-  bash -o pipefail -c "${command//"/var/log/taskapi/taskapi.log"/$work/taskapi.log}" >"$work/action" && [ -s "$work/action" ]
+  bash -o pipefail -c "${command//"/var/log/taskapi/task_management.log"/$work/task_management.log}" >"$work/action" && [ -s "$work/action" ]
+}
+
+# greps_name_a_field: no action searches the log for a bare word, which a client could put there.
+greps_name_a_field() {
+  jq -r '.data.groups[].rules[] | select(.type == "alerting" and (.annotations.action | contains("/var/log/"))).annotations.action' \
+    "$work/rules.json" | grep grep >"$work/greps" && ! grep -vE "grep -E '(level|status|category)=\(|grep -E 'msg=\"" "$work/greps"
 }
 
 # in_guide COMMAND: for an action that needs the unit of a real systemd: the guide has it, so that 80-guides.sh runs it.
@@ -116,7 +124,7 @@ sed -e "s/127.0.0.1:8000/$service/; s/127.0.0.1:9093/$alertmanager/" \
 sed -e 's/interval: 1m/interval: 1s/; s/for: [0-9]*[mh]/for: 1s/' "$deploy/alerts.yml" >"$work/prometheus/alerts.yml"
 printf 'route: {receiver: nobody}\nreceivers: [{name: nobody}]\n' >"$work/alertmanager.yml"
 
-start_service() { background target "$taskapi" -addr "$service" -log-file "$work/taskapi.log" -max-tasks 1000 -slow 1us; }
+start_service() { background target "$taskapi" -addr "$service" -log-file "$work/task_management.log" -max-tasks 1000 -slow 1us; }
 start_service
 background alertmanager prometheus-alertmanager --config.file "$work/alertmanager.yml" --storage.path "$work/alertmanager" \
   --web.listen-address "$alertmanager" --cluster.listen-address=
@@ -131,6 +139,7 @@ check "Alertmanager hears of a full store, errors, and refused requests" until_t
   heard TaskAPIStoreFilling TaskAPIErrorRateHigh TaskAPIHealthFailing TaskAPISecurityBurst TaskAPIBudgetBurnFast
 check "every rule is evaluated without an error" rules_evaluate
 check "every alert has its level, severity, contact and first action" alerts_are_complete
+check "every search in the log is for a field" greps_name_a_field
 while IFS=$'\t' read -r alert command; do
   if [[ $command == systemctl* ]]; then
     check "the first action of $alert is in the guide" in_guide "$command"
