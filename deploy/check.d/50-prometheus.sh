@@ -111,6 +111,7 @@ active() {
 alerts=$(sed -n 's/^ *- alert: *\([A-Za-z]*\).*/\1/p' "$deploy/alerts.yml")
 check "promtool: the configuration" promtool check config "$deploy/prometheus.yml"
 check "promtool: the rules" promtool check rules "$deploy/alerts.yml"
+check "the rules count with the time between two scrapes" grep -qE '^  scrape_interval: 15s$' "$deploy/prometheus.yml"
 check "promtool: the rule tests" promtool test rules "$deploy/alerts_test.yml"
 check "every alert has a test beyond its threshold and one beside it" every_alert_is_tested
 
@@ -118,10 +119,11 @@ service=127.0.0.1:$(free_port)
 prometheus=127.0.0.1:$(free_port)
 alertmanager=127.0.0.1:$(free_port)
 mkdir -p "$work/prometheus"
-# What differs from the shipped files: addresses, and times in which nobody would want to wait here.
+# What differs from the shipped files: addresses, and times in which nobody would want to wait here. The rules count with
+# the seconds between two scrapes ("* 15"), which are another number here, too.
 sed -e "s/127.0.0.1:8000/$service/; s/127.0.0.1:9093/$alertmanager/" \
   -e 's/interval: 15s/interval: 1s/; s/timeout: 5s/timeout: 1s/' "$deploy/prometheus.yml" >"$work/prometheus/prometheus.yml"
-sed -e 's/interval: 1m/interval: 1s/; s/for: [0-9]*[mh]/for: 1s/' "$deploy/alerts.yml" >"$work/prometheus/alerts.yml"
+sed -e 's/interval: 1m/interval: 1s/; s/ for: [0-9]*[mh]/ for: 1s/; s/ \* 15 / * 1 /' "$deploy/alerts.yml" >"$work/prometheus/alerts.yml"
 printf 'route: {receiver: nobody}\nreceivers: [{name: nobody}]\n' >"$work/alertmanager.yml"
 
 start_service() { background target "$taskapi" -addr "$service" -log-file "$work/task_management.log" -max-tasks 1000 -slow 1us; }
@@ -148,12 +150,13 @@ while IFS=$'\t' read -r alert command; do
   fi
 done < <(jq -r '.data.groups[].rules[] | select(.type == "alerting") | [.name, .annotations.action] | @tsv' "$work/rules.json")
 stop load
-check "no alert says that the service is down or restarted" unheard TaskAPIDown TaskAPIRestarted
+check "no alert says that the service is down, flaps, has restarted or has lost anything" \
+  unheard TaskAPIDown TaskAPIFlapping TaskAPIRestarted TaskAPITasksLost TaskAPILogLost
 stop target
 check "a stopped service is down (level 3)" until_true 20 heard TaskAPIDown
 start_service
-check "one that started again has restarted (level 3)" until_true 20 heard TaskAPIRestarted
-check "and a restart is not taken for lost tasks" unheard TaskAPITasksLost
+check "one that started again has restarted (level 2), and has lost what was in memory (level 3)" until_true 20 \
+  heard TaskAPIRestarted TaskAPITasksLost
 stop target
 stop prometheus
 stop alertmanager
