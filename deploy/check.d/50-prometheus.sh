@@ -28,6 +28,43 @@ load() {
   done >/dev/null
 }
 
+# broad_use: what clients can do to the service at $broad: each method on each route and elsewhere, with and without the
+# token, through a proxy, from other origins, and with each kind of body. The unknown paths and methods are new every time.
+broad_use() {
+  local token="Authorization: Bearer $(cat "$work/token")" json='Content-Type: application/json' method header body
+  local paths=,openapi.json,api/tasks,api/tasks/task_$RANDOM,health,health/detailed,health/liveness,health/readiness,metrics
+  paths=$paths,debug/storage,debug/pprof/,debug/pprof/heap,debug/pprof/cmdline,debug/pprof/$RANDOM,$RANDOM,/api/tasks,api/tasks?limit=0
+  printf '"%070000d"' 0 >"$work/large"
+  for body in '{"task_name": "a task"}' '{}' '{' "@$work/large"; do
+    curl -s --max-time 20 -H "$token" -H "$json" -d "$body" "http://$broad/api/tasks?[1-100]"
+    curl -s --max-time 20 -H "$token" -d "$body" "http://$broad/api/tasks"
+  done >/dev/null
+  for method in GET HEAD POST PUT PATCH DELETE OPTIONS TRACE "M$RANDOM"; do
+    for header in "$token" "X-Forwarded-For: 192.0.2.1" "Origin: https://app.example.com" "Origin: https://other.example"; do
+      # With -X HEAD alone, curl would wait for a body.
+      curl -s --max-time 20 $([ $method = HEAD ] && echo --head) -X $method -H "$token" -H "$header" \
+        -H 'Access-Control-Request-Method: POST' "http://$broad/{$paths}"
+    done
+    curl -s --max-time 20 $([ $method = HEAD ] && echo --head) -X $method "http://$broad/{$paths}"
+  done >/dev/null
+}
+
+# samples: how many samples the page of the service at $broad has.
+samples() { curl -fsS "http://$broad/metrics" | grep -vc '^#'; }
+
+# page_stays_small: what the service answers first, after broad use, and after more of it is within what prometheus.yml
+# says, that is within its limit, and no use makes the page grow after the first.
+page_stays_small() {
+  local limit bound fresh used again
+  limit=$(sed -n 's/^ *sample_limit: //p' "$deploy/prometheus.yml")
+  bound=$(sed -nE 's/^ *# The page has at most ([0-9]+) samples.*/\1/p' "$deploy/prometheus.yml")
+  until_true 10 answers "http://$broad/health" && fresh=$(samples) || return
+  broad_use && used=$(samples) && broad_use && again=$(samples) || return
+  echo "$fresh at the start, $used after broad use, $again after more; at most $bound, limit $limit"
+  curl -s "http://$broad/metrics" | grep ^http_requests_total
+  [ "$fresh" -le "$used" ] && [ "$used" -eq "$again" ] && [ "$again" -le "$bound" ] && [ "$bound" -lt "$limit" ]
+}
+
 # query EXPRESSION: the values of its series, one a line.
 query() { curl -fsS "http://$prometheus/api/v1/query" --data-urlencode "query=$1" | jq -r '.data.result[].value[1]'; }
 
@@ -134,7 +171,13 @@ background prometheus prometheus --config.file "$work/prometheus/prometheus.yml"
   --web.listen-address "$prometheus"
 check "Prometheus scrapes the service" until_true 20 scraped
 background load load
+# Another service for what would disturb the first: it is full, limited, and wants a token.
+broad=127.0.0.1:$(free_port)
+(umask 077 && echo 0123456789abcdef0123456789abcdef >"$work/token")
+background broad "$taskapi" -addr "$broad" -log-file "$work/broad.log" -max-tasks 5 -rate 10 -token-file "$work/token" \
+  -cors-origins https://app.example.com
 check "promtool: /metrics" lint
+check "the page is as small as prometheus.yml says, and no use makes it grow" page_stays_small
 check "every query of the dashboard returns data" until_true 20 panels_answer
 check "every metric family is on the dashboard or named as left out" every_family_is_shown
 check "Alertmanager hears of a full store, errors, and refused requests" until_true 20 \
