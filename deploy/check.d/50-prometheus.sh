@@ -117,8 +117,22 @@ panels_answer() {
   local title expression status=0
   while IFS=$'\t' read -r title expression; do
     expression=${expression//\$__rate_interval/10s}
+    expression=${expression//\$__interval/1s}
     query "${expression//\$instance/.*}" | grep -qv NaN || { echo "$title: no data for $expression"; status=1; }
   done < <(jq -r '.panels[] | .title as $title | .targets[]? | [$title, .expr] | @tsv' "$deploy/grafana-dashboard.json")
+  return $status
+}
+
+# restarts_drawn COUNT: the panel "Restarts" adds up to COUNT, at whatever step Grafana asks for it.
+restarts_drawn() {
+  local step drawn status=0
+  for step in 1 2 5 15; do
+    drawn=$(curl -fsS "http://$prometheus/api/v1/query_range" -d "start=$began" -d "end=$(($(date +%s) + 15))" -d "step=$step" \
+      --data-urlencode "query=$(jq -r '.panels[] | select(.title == "Restarts").targets[].expr' "$deploy/grafana-dashboard.json" |
+        sed "s/\$__rate_interval/$((step > 3 ? step + 1 : 4))s/; s/\$__interval/${step}s/; s/\$instance/.*/g")" |
+      jq '[.data.result[].values[][1] | tonumber] | add')
+    [ "$drawn" = "$1" ] || { echo "$drawn restarts at a step of $step s"; status=1; }
+  done
   return $status
 }
 
@@ -165,6 +179,7 @@ printf 'route: {receiver: nobody}\nreceivers: [{name: nobody}]\n' >"$work/alertm
 
 start_service() { background target "$taskapi" -addr "$service" -log-file "$work/task_management.log" -max-tasks 1000 -slow 1us; }
 start_service
+began=$(date +%s)
 background alertmanager prometheus-alertmanager --config.file "$work/alertmanager.yml" --storage.path "$work/alertmanager" \
   --web.listen-address "$alertmanager" --cluster.listen-address=
 background prometheus prometheus --config.file "$work/prometheus/prometheus.yml" --storage.tsdb.path "$work/prometheus/data" \
@@ -200,6 +215,10 @@ check "a stopped service is down (level 3)" until_true 20 heard TaskAPIDown
 start_service
 check "one that started again has restarted (level 2), and has lost what was in memory (level 3)" until_true 20 \
   heard TaskAPIRestarted TaskAPITasksLost
+check "the dashboard draws one restart once" restarts_drawn 1
+stop target
+start_service
+check "and another one without an outage" until_true 20 restarts_drawn 2
 stop target
 stop prometheus
 stop alertmanager
