@@ -68,6 +68,11 @@ page_stays_small() {
 # query EXPRESSION: the values of its series, one a line.
 query() { curl -fsS "http://$prometheus/api/v1/query" --data-urlencode "query=$1" | jq -r '.data.result[].value[1]'; }
 
+# create_tasks: five of them. stores COUNT: Prometheus has seen so many. keeps COUNT: and does not miss any later.
+create_tasks() { curl -fsS -H 'Content-Type: application/json' -d '{"task_name": "a task"}' "http://$service/api/tasks?[1-5]"; }
+stores() { [ "$(query 'tasks_stored{job="taskapi"}')" = "$1" ]; }
+keeps() { until_true 20 stores "$1" && sleep 3 && unheard TaskAPITasksLost; }
+
 scraped() { [ "$(query 'up{job="taskapi"}')" = 1 ]; }
 
 # rules_evaluate: Prometheus has as many rules as the file, each was evaluated, and none had an error.
@@ -174,10 +179,10 @@ mkdir -p "$work/prometheus"
 # the seconds between two scrapes ("* 15"), which are another number here, too.
 sed -e "s/127.0.0.1:8000/$service/; s/127.0.0.1:9093/$alertmanager/" \
   -e 's/interval: 15s/interval: 1s/; s/timeout: 5s/timeout: 1s/' "$deploy/prometheus.yml" >"$work/prometheus/prometheus.yml"
-sed -e 's/interval: 1m/interval: 1s/; s/ for: [0-9]*[mh]/ for: 1s/; s/_for: 15m/_for: 10s/; s/ \* 15 / * 1 /' "$deploy/alerts.yml" >"$work/prometheus/alerts.yml"
+sed -e 's/interval: 1m/interval: 1s/; s/ for: [0-9]*[mh]/ for: 1s/; s/_for: 15m/_for: 10s/; s/ \* 15 / * 1 /; s/offset 30s/offset 3s/' "$deploy/alerts.yml" >"$work/prometheus/alerts.yml"
 printf 'route: {receiver: nobody}\nreceivers: [{name: nobody}]\n' >"$work/alertmanager.yml"
 
-start_service() { background target "$taskapi" -addr "$service" -log-file "$work/task_management.log" -max-tasks 1000 -slow 1us; }
+start_service() { background target "$taskapi" -addr "$service" -log-file "$work/task_management.log" -max-tasks 1000 -slow 1us "$@"; }
 start_service
 began=$(date +%s)
 background alertmanager prometheus-alertmanager --config.file "$work/alertmanager.yml" --storage.path "$work/alertmanager" \
@@ -220,6 +225,23 @@ sleep 5
 stop target
 start_service
 check "and another one without an outage" until_true 20 restarts_drawn 2
+check "what has restarted or lost tasks is told for a while only" until_true 30 unheard TaskAPIRestarted TaskAPITasksLost
+stop target
+start_service -data-file "$work/tasks.jsonl"
+check "tasks are put into a data file" until_true 20 create_tasks
+check "Prometheus sees them" until_true 20 stores 5
+check "that restart is forgotten, too" until_true 30 unheard TaskAPIRestarted TaskAPITasksLost
+stop target
+start_service -data-file "$work/tasks.jsonl"
+check "a restart with a data file is a restart (level 2)" until_true 20 heard TaskAPIRestarted
+check "and loses no task" keeps 5
+stop target
+sed -i 1d "$work/tasks.jsonl"
+start_service -data-file "$work/tasks.jsonl"
+check "a data file that misses a task has lost it (level 3)" until_true 20 heard TaskAPITasksLost
+stop target
+start_service -log-file /dev/full
+check "a log that cannot be written is lost (level 2)" until_true 20 heard TaskAPILogLost
 stop target
 stop prometheus
 stop alertmanager
