@@ -28,8 +28,50 @@ load() {
   done >/dev/null
 }
 
+# broad_use: what clients can do to the service at $broad: each method on each route and elsewhere, with and without the
+# token, through a proxy, from other origins, and with each kind of body. The unknown paths and methods are new every time.
+broad_use() {
+  local token="Authorization: Bearer $(cat "$work/token")" json='Content-Type: application/json' method header body
+  local paths=,openapi.json,api/tasks,api/tasks/task_$RANDOM,health,health/detailed,health/liveness,health/readiness,metrics
+  paths=$paths,debug/storage,debug/pprof/,debug/pprof/heap,debug/pprof/cmdline,debug/pprof/$RANDOM,$RANDOM,/api/tasks,api/tasks?limit=0
+  printf '"%070000d"' 0 >"$work/large"
+  for body in '{"task_name": "a task"}' '{}' '{' "@$work/large"; do
+    curl -s --max-time 20 -H "$token" -H "$json" -d "$body" "http://$broad/api/tasks?[1-100]"
+    curl -s --max-time 20 -H "$token" -d "$body" "http://$broad/api/tasks"
+  done >/dev/null
+  for method in GET HEAD POST PUT PATCH DELETE OPTIONS TRACE "M$RANDOM"; do
+    for header in "$token" "X-Forwarded-For: 192.0.2.1" "Origin: https://app.example.com" "Origin: https://other.example"; do
+      # With -X HEAD alone, curl would wait for a body.
+      curl -s --max-time 20 $([ $method = HEAD ] && echo --head) -X $method -H "$token" -H "$header" \
+        -H 'Access-Control-Request-Method: POST' "http://$broad/{$paths}"
+    done
+    curl -s --max-time 20 $([ $method = HEAD ] && echo --head) -X $method "http://$broad/{$paths}"
+  done >/dev/null
+}
+
+# samples: how many samples the page of the service at $broad has.
+samples() { curl -fsS "http://$broad/metrics" | grep -vc '^#'; }
+
+# page_stays_small: what the service answers first, after broad use, and after more of it is within what prometheus.yml
+# says, that is within its limit, and no use makes the page grow after the first.
+page_stays_small() {
+  local limit bound fresh used again
+  limit=$(sed -n 's/^ *sample_limit: //p' "$deploy/prometheus.yml")
+  bound=$(sed -nE 's/^ *# The page has at most ([0-9]+) samples.*/\1/p' "$deploy/prometheus.yml")
+  until_true 10 answers "http://$broad/health" && fresh=$(samples) || return
+  broad_use && used=$(samples) && broad_use && again=$(samples) || return
+  echo "$fresh at the start, $used after broad use, $again after more; at most $bound, limit $limit"
+  curl -s "http://$broad/metrics" | grep ^http_requests_total
+  [ "$fresh" -le "$used" ] && [ "$used" -eq "$again" ] && [ "$again" -le "$bound" ] && [ "$bound" -lt "$limit" ]
+}
+
 # query EXPRESSION: the values of its series, one a line.
 query() { curl -fsS "http://$prometheus/api/v1/query" --data-urlencode "query=$1" | jq -r '.data.result[].value[1]'; }
+
+# create_tasks: five of them. stores COUNT: Prometheus has seen so many. keeps COUNT: and does not miss any later.
+create_tasks() { curl -fsS -H 'Content-Type: application/json' -d '{"task_name": "a task"}' "http://$service/api/tasks?[1-5]"; }
+stores() { [ "$(query 'tasks_stored{job="taskapi"}')" = "$1" ]; }
+keeps() { until_true 20 stores "$1" && sleep 3 && unheard TaskAPITasksLost; }
 
 scraped() { [ "$(query 'up{job="taskapi"}')" = 1 ]; }
 
@@ -44,9 +86,11 @@ rules_evaluate() {
 # alerts_are_complete: each has a level, the severity and the contact of that level, says what happened, and points at the
 # heading of the guide that explains it (80-guides.sh looks whether it is there). What to do first is run further below.
 alerts_are_complete() {
-  jq '.data.groups[].rules[] | select(.type == "alerting") | select((
-      {"1": "warning", "2": "error", "3": "critical"}[.labels.level] == .labels.severity
-      and (.labels.level as $level | .annotations.contact | startswith("level-\($level): "))
+  jq '{"1": ["warning", "運用チーム operation-team@example.com"],
+      "2": ["error", "開発チーム task-management@example.com"],
+      "3": ["critical", "システム管理者 sysadmin@example.com"]} as $levels |
+    .data.groups[].rules[] | select(.type == "alerting") | .labels.level as $level | select((
+      [.labels.severity, .annotations.contact] == [$levels[$level][0], "level-\($level): \($levels[$level][1])"]
       and .annotations.runbook == "OPERATIONS.md#\(.name | ascii_downcase)" and .annotations.summary != null
     ) | not)' "$work/rules.json" >"$work/incomplete" && cat "$work/incomplete" && [ ! -s "$work/incomplete" ]
 }
@@ -54,7 +98,13 @@ alerts_are_complete() {
 # action COMMAND: the annotation action, filled in for this service and its log, succeeds and prints something.
 action() {
   local command=${1//"{{ \$labels.instance }}"/$service}
-  bash -o pipefail -c "${command//"/var/log/taskapi/taskapi.log"/$work/taskapi.log}" >"$work/action" && [ -s "$work/action" ]
+  bash -o pipefail -c "${command//"/var/log/taskapi/task_management.log"/$work/task_management.log}" >"$work/action" && [ -s "$work/action" ]
+}
+
+# greps_name_a_field: no action searches the log for a bare word, which a client could put there.
+greps_name_a_field() {
+  jq -r '.data.groups[].rules[] | select(.type == "alerting" and (.annotations.action | contains("/var/log/"))).annotations.action' \
+    "$work/rules.json" | grep grep >"$work/greps" && ! grep -vE "grep -E '(level|status|category)=\(|grep -E 'msg=\"" "$work/greps"
 }
 
 # in_guide COMMAND: for an action that needs the unit of a real systemd: the guide has it, so that 80-guides.sh runs it.
@@ -72,8 +122,22 @@ panels_answer() {
   local title expression status=0
   while IFS=$'\t' read -r title expression; do
     expression=${expression//\$__rate_interval/10s}
+    expression=${expression//\$__interval/1s}
     query "${expression//\$instance/.*}" | grep -qv NaN || { echo "$title: no data for $expression"; status=1; }
   done < <(jq -r '.panels[] | .title as $title | .targets[]? | [$title, .expr] | @tsv' "$deploy/grafana-dashboard.json")
+  return $status
+}
+
+# restarts_drawn COUNT: the panel "Restarts" adds up to COUNT, at each step that is shorter than the time between them.
+restarts_drawn() {
+  local step drawn status=0
+  for step in 1 2 5; do
+    drawn=$(curl -fsS "http://$prometheus/api/v1/query_range" -d "start=$began" -d "end=$(($(date +%s) + 15))" -d "step=$step" \
+      --data-urlencode "query=$(jq -r '.panels[] | select(.title == "Restarts").targets[].expr' "$deploy/grafana-dashboard.json" |
+        sed "s/\$__rate_interval/$((step > 3 ? step + 1 : 4))s/; s/\$__interval/${step}s/; s/\$instance/.*/g")" |
+      jq '[.data.result[].values[][1] | tonumber] | add')
+    [ "$drawn" = "$1" ] || { echo "$drawn restarts at a step of $step s"; status=1; }
+  done
   return $status
 }
 
@@ -103,6 +167,7 @@ active() {
 alerts=$(sed -n 's/^ *- alert: *\([A-Za-z]*\).*/\1/p' "$deploy/alerts.yml")
 check "promtool: the configuration" promtool check config "$deploy/prometheus.yml"
 check "promtool: the rules" promtool check rules "$deploy/alerts.yml"
+check "the rules count with the time between two scrapes" grep -qE '^  scrape_interval: 15s$' "$deploy/prometheus.yml"
 check "promtool: the rule tests" promtool test rules "$deploy/alerts_test.yml"
 check "every alert has a test beyond its threshold and one beside it" every_alert_is_tested
 
@@ -110,27 +175,36 @@ service=127.0.0.1:$(free_port)
 prometheus=127.0.0.1:$(free_port)
 alertmanager=127.0.0.1:$(free_port)
 mkdir -p "$work/prometheus"
-# What differs from the shipped files: addresses, and times in which nobody would want to wait here.
+# What differs from the shipped files: addresses, and times in which nobody would want to wait here. The rules count with
+# the seconds between two scrapes ("* 15"), which are another number here, too.
 sed -e "s/127.0.0.1:8000/$service/; s/127.0.0.1:9093/$alertmanager/" \
   -e 's/interval: 15s/interval: 1s/; s/timeout: 5s/timeout: 1s/' "$deploy/prometheus.yml" >"$work/prometheus/prometheus.yml"
-sed -e 's/interval: 1m/interval: 1s/; s/for: [0-9]*[mh]/for: 1s/' "$deploy/alerts.yml" >"$work/prometheus/alerts.yml"
+sed -e 's/interval: 1m/interval: 1s/; s/ for: [0-9]*[mh]/ for: 1s/; s/_for: 15m/_for: 10s/; s/ \* 15 / * 1 /; s/offset 30s/offset 3s/' "$deploy/alerts.yml" >"$work/prometheus/alerts.yml"
 printf 'route: {receiver: nobody}\nreceivers: [{name: nobody}]\n' >"$work/alertmanager.yml"
 
-start_service() { background target "$taskapi" -addr "$service" -log-file "$work/taskapi.log" -max-tasks 1000 -slow 1us; }
+start_service() { background target "$taskapi" -addr "$service" -log-file "$work/task_management.log" -max-tasks 1000 -slow 1us "$@"; }
 start_service
+began=$(date +%s)
 background alertmanager prometheus-alertmanager --config.file "$work/alertmanager.yml" --storage.path "$work/alertmanager" \
   --web.listen-address "$alertmanager" --cluster.listen-address=
 background prometheus prometheus --config.file "$work/prometheus/prometheus.yml" --storage.tsdb.path "$work/prometheus/data" \
   --web.listen-address "$prometheus"
 check "Prometheus scrapes the service" until_true 20 scraped
 background load load
+# Another service for what would disturb the first: it is full, limited, and wants a token.
+broad=127.0.0.1:$(free_port)
+(umask 077 && echo 0123456789abcdef0123456789abcdef >"$work/token")
+background broad "$taskapi" -addr "$broad" -log-file "$work/broad.log" -max-tasks 5 -rate 10 -token-file "$work/token" \
+  -cors-origins https://app.example.com
 check "promtool: /metrics" lint
+check "the page is as small as prometheus.yml says, and no use makes it grow" page_stays_small
 check "every query of the dashboard returns data" until_true 20 panels_answer
 check "every metric family is on the dashboard or named as left out" every_family_is_shown
 check "Alertmanager hears of a full store, errors, and refused requests" until_true 20 \
   heard TaskAPIStoreFilling TaskAPIErrorRateHigh TaskAPIHealthFailing TaskAPISecurityBurst TaskAPIBudgetBurnFast
 check "every rule is evaluated without an error" rules_evaluate
 check "every alert has its level, severity, contact and first action" alerts_are_complete
+check "every search in the log is for a field" greps_name_a_field
 while IFS=$'\t' read -r alert command; do
   if [[ $command == systemctl* ]]; then
     check "the first action of $alert is in the guide" in_guide "$command"
@@ -139,12 +213,35 @@ while IFS=$'\t' read -r alert command; do
   fi
 done < <(jq -r '.data.groups[].rules[] | select(.type == "alerting") | [.name, .annotations.action] | @tsv' "$work/rules.json")
 stop load
-check "no alert says that the service is down or restarted" unheard TaskAPIDown TaskAPIRestarted
+check "no alert says that the service is down, flaps, has restarted or has lost anything" \
+  unheard TaskAPIDown TaskAPIFlapping TaskAPIRestarted TaskAPITasksLost TaskAPILogLost
 stop target
 check "a stopped service is down (level 3)" until_true 20 heard TaskAPIDown
 start_service
-check "one that started again has restarted (level 3)" until_true 20 heard TaskAPIRestarted
-check "and a restart is not taken for lost tasks" unheard TaskAPITasksLost
+check "one that started again has restarted (level 2), and has lost what was in memory (level 3)" until_true 20 \
+  heard TaskAPIRestarted TaskAPITasksLost
+check "the dashboard draws one restart once" restarts_drawn 1
+sleep 5
+stop target
+start_service
+check "and another one without an outage" until_true 20 restarts_drawn 2
+check "what has restarted or lost tasks is told for a while only" until_true 30 unheard TaskAPIRestarted TaskAPITasksLost
+stop target
+start_service -data-file "$work/tasks.jsonl"
+check "tasks are put into a data file" until_true 20 create_tasks
+check "Prometheus sees them" until_true 20 stores 5
+check "that restart is forgotten, too" until_true 30 unheard TaskAPIRestarted TaskAPITasksLost
+stop target
+start_service -data-file "$work/tasks.jsonl"
+check "a restart with a data file is a restart (level 2)" until_true 20 heard TaskAPIRestarted
+check "and loses no task" keeps 5
+stop target
+sed -i 1d "$work/tasks.jsonl"
+start_service -data-file "$work/tasks.jsonl"
+check "a data file that misses a task has lost it (level 3)" until_true 20 heard TaskAPITasksLost
+stop target
+start_service -log-file /dev/full
+check "a log that cannot be written is lost (level 2)" until_true 20 heard TaskAPILogLost
 stop target
 stop prometheus
 stop alertmanager

@@ -56,3 +56,5 @@ check "panels are 24 columns wide together, and none lies on another" none '
     .[0].x + .[0].w > 24 or (
       .[0].x < .[1].x + .[1].w and .[1].x < .[0].x + .[0].w and
       .[0].y < .[1].y + .[1].h and .[1].y < .[0].y + .[0].h)) | map(.title)'
+check "no panel counts events in a window that slides: each would be drawn once a step" none '
+  .panels[] | select(.type == "timeseries" and any(.targets[].expr; test("(changes|resets)\\("))).title'
