@@ -207,6 +207,103 @@ else
   skip "a comparison with the old guide itself" "it is not beside this repository"
 fi
 
+# Its headings in their order, without their pictures. What was for later is there now, and it is Go.
+cat >"$guides/headings" <<'END'
+## 概要
+## デプロイメント手順
+### ローカル環境でのデプロイメント
+#### 前提条件
+#### 手順
+### 本番環境への対応
+#### 推奨構成
+#### セキュリティ設定
+## 運用手順
+### 日常運用チェック
+#### 1. ヘルスチェック（推奨: 1日1回）
+#### 2. システムリソース監視
+#### 3. ログ確認
+### メンテナンス手順
+#### アプリケーション再起動
+#### データ確認・クリア（開発・テスト用）
+### アップデート手順
+#### 1. 依存関係更新
+#### 2. アプリケーション更新
+## 監視・アラート
+### 監視項目
+#### システムメトリクス
+#### アプリケーションメトリクス
+#### 監視スクリプト例
+### ログ監視
+#### 重要ログパターン
+## トラブルシューティング
+### よくある問題と解決方法
+#### 1. アプリケーション起動失敗
+#### 2. メモリ不足
+#### 3. レスポンス遅延
+#### 4. ヘルスチェック失敗
+### エラーログ分析
+#### ログレベル別対応
+## パフォーマンス最適化
+### 推奨設定
+#### Go設定
+#### システム設定
+### パフォーマンス測定
+## セキュリティ
+### セキュリティチェックリスト
+#### 運用時
+#### 監視
+## エスカレーション
+### 緊急時連絡先
+### エスカレーション基準
+END
+old_headings() {
+  grep -E '^#{2,4} ' "$old_guide" | sed -E 's/ (📋|🚀|🔧|📊|🚨|📈|🔒|📞) / /; s/（将来拡張用）//; s/Python設定/Go設定/'
+}
+
+# Its last chapter: whom to call, and when.
+cat >"$guides/escalation" <<'END'
+**レベル1**: 運用チーム
+- **対象**: 軽微な問題、定期メンテナンス
+- **連絡先**: operation-team@example.com
+**レベル2**: 開発チーム
+- **対象**: アプリケーションエラー、機能問題
+- **連絡先**: task-management@example.com
+**レベル3**: システム管理者
+- **対象**: システム障害、セキュリティインシデント
+- **連絡先**: sysadmin@example.com
+**即座にレベル3エスカレーション**:
+- アプリケーション完全停止
+- セキュリティ侵害の疑い
+- データ破損・消失
+**レベル2エスカレーション**:
+- エラー率 > 5%
+- レスポンス時間 > 1秒
+- ヘルスチェック連続失敗
+**レベル1対応**:
+- CPU/メモリ使用率 > 80%
+- ログファイル増大
+- 軽微な設定変更
+END
+old_escalation() { sed -n '/^## .*エスカレーション/,/^---/p' "$old_guide" | grep -E '^(\*\*|- )'; }
+
+# has_all FILE GUIDE: the guide has all lines of FILE, in their order.
+has_all() { ! diff "$1" <(awk '/^```/ { code = !code } !code' "$deploy/$2") | grep '^<'; }
+
+# chapters GUIDE TITLE…: these are the chapters of the guide, in this order.
+chapters() { diff <(printf '%s\n' "${@:2}") <(sed -n 's/^## //p' "$deploy/$1"); }
+
+check "OPERATIONS.md: the chapters of the old guide, in its order" chapters OPERATIONS.md Overview Deployment Operation \
+  'Monitoring and alerts' Troubleshooting Performance Security Escalation
+check "OPERATIONS.ja.md: the chapters of the old guide, in its order" chapters OPERATIONS.ja.md 概要 デプロイメント手順 運用手順 \
+  監視・アラート トラブルシューティング パフォーマンス最適化 セキュリティ エスカレーション
+check "OPERATIONS.ja.md: every heading of the old guide, in its order" has_all "$guides/headings" OPERATIONS.ja.md
+check "OPERATIONS.ja.md: contacts and criteria as in the old guide" has_all "$guides/escalation" OPERATIONS.ja.md
+check "OPERATIONS.md: the same contacts" diff <(grep -o '[a-z-]*@example.com$' "$guides/escalation") <(sed -nE 's/^- \*\*contact\*\*: //p' "$deploy/OPERATIONS.md")
+if [ -e "$old_guide" ]; then
+  check "the old guide has these headings and no other" diff <(old_headings) "$guides/headings"
+  check "the old guide has these contacts and criteria" diff <(old_escalation) "$guides/escalation"
+fi
+
 # Its greps, in two logs: that of a quiet day, and one with a line of each kind of trouble.
 day=$guides/day
 mkdir -p "$day"
