@@ -465,6 +465,7 @@ run_rows() {
     case $kind in
       NETWORK) check "$what is a script, not run: it needs the network" bash -n "$block" ;;
       RUN)
+        impossible "$block" && continue
         if [ "$1" = 2 ] && [[ $command == grep* ]]; then
           check "$what" run_grep "$block"
         else
@@ -491,29 +492,28 @@ run_rows() {
   done 3< <(rows "$1")
   [ -z "$foreground" ] || check "$foreground runs until ^C" interrupt foreground
 }
+# impossible FILE: says that this machine cannot do what the block asks for, where its limit of open files is fixed.
+impossible() {
+  grep -qx 'ulimit -n 65536' "$1" && ! (ulimit -n 65536) 2>/dev/null &&
+    skip "ulimit -n 65536" "the limit of this machine is $(ulimit -Hn), and not even root may raise it"
+}
 run_grep() { run "$1" || [ $? -eq 1 ]; }
 
-# on_its_network COMMAND…: runs COMMAND here, but with the loopback of the host, where port 8000 is free.
-on_its_network() {
-  local nspawn init
+# monitored STAT FLAG…: what the old guide's script says of a service with FLAG and these CPU times, after a task was
+# created there. Both run here, but with the loopback of the host, where port 8000 is free.
+monitored() {
+  local proc=$guides/proc nspawn init network
   nspawn=$(cat "$work/host.pid")
   init=$(cat "/proc/$nspawn/task/$nspawn/children")
-  nsenter --target "${init%% *}" --net "$@"
-}
-
-# monitored STAT FLAG…: what the old guide's script says of a service with FLAG and these CPU times, after a task was
-# created there.
-monitored() {
-  local proc=$guides/proc
+  network=(nsenter --target "${init%% *}" --net)
   mkdir -p "$proc"
   printf 'MemTotal: 100 kB\nMemFree: 50 kB\nMemAvailable: 50 kB\nBuffers: 0 kB\nCached: 0 kB\n' >"$proc/meminfo"
   if [ "$1" ]; then printf '%s %s\n' cpu "$1" cpu0 "$1" >"$proc/stat"; else rm -f "$proc/stat"; fi
-  background monitored on_its_network env HOST_PROC="$proc" "$taskapi" "${@:2}"
-  until_true 5 on_its_network curl -fsS http://localhost:8000/health >"$guides/health"
-  on_its_network curl -fsS -o "$guides/task" -H 'Content-Type: application/json' -d '{"task_name": "a"}' http://localhost:8000/api/tasks
-  on_its_network "$guides/health_monitor.sh" >"$guides/said" 2>&1 # it ends with the status of its last test
+  background monitored "${network[@]}" env HOST_PROC="$proc" "$taskapi" "${@:2}"
+  until_true 5 "${network[@]}" curl -fsS http://localhost:8000/health
+  "${network[@]}" curl -fsS -o "$guides/task" -H 'Content-Type: application/json' -d '{"task_name": "a"}' http://localhost:8000/api/tasks
+  "${network[@]}" "$guides/health_monitor.sh" 2>&1 # it ends with the status of its last test
   stop monitored
-  cat "$guides/said"
 }
 calm='10 0 10 80 0 0 0 0 0 0'
 says_nothing() { [ -z "$(monitored "$calm")" ]; }
@@ -554,7 +554,7 @@ while read -r kind line rest <&3; do
   case $kind in
     '#'*) [ -z "$foreground" ] || check "$foreground runs until ^C" interrupt foreground; foreground= ;;
     NOT) check "$what is a script, not run: $rest" bash -n "$block" ;;
-    RUN) check "$what" run "$block" ;;
+    RUN) impossible "$block" || check "$what" run "$block" ;;
     FOREGROUND)
       foreground=$what
       start_foreground "$block"
