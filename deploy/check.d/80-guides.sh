@@ -525,6 +525,8 @@ for guide in OPERATIONS.md OPERATIONS.ja.md; do
   check "$guide: explains every alert" explains "$guide"
 done
 check "both guides have the same command blocks, in the same sections" same_commands
+# shellcheck disable=SC2016
+check "every silence of an alert ends by itself" eval '! grep -h "silence add" "$deploy"/OPERATIONS*.md | grep -v -e " --duration=[0-9]*m "'
 
 export -f host calm_readings failing_curl
 export host repo goroot modules cache
