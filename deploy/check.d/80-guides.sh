@@ -367,14 +367,18 @@ finds() {
   case $1 in *'"429|403|401"'*) grep -xFf "$guides/wanted" "$guides/found" ;; *) cat "$guides/found" ;; esac | diff "$guides/wanted" -
 }
 
-serve -slow 10s
+serve -slow 10s -data-file tasks.jsonl
 ordinary_traffic
+stop day
+serve -slow 10s -data-file tasks.jsonl
 stop day
 while IFS=$'\t' read -r literal exact <&3; do
   check "a quiet day: nothing from $literal" finds_nothing "$literal"
   check "a quiet day: nothing from $exact" finds_nothing "$exact"
 done 3< <(greps)
 check "the log of that day has its lines" grep -c request_id=visit "$day/task_management.log"
+check "it says at each start how many tasks were read" grep -cE 'msg="[^"]*\<read\>[^"]*" .*\<tasks=[05] .*\<duration=' "$day/task_management.log"
+check "the second time, that were all of them" grep -E 'msg="[^"]*\<read\>[^"]*" .*\<tasks=5 ' "$day/task_management.log"
 rm "$day/task_management.log"
 trouble
 while read -r wanted <&4 && IFS=$'\t' read -r literal exact <&3; do
@@ -515,6 +519,68 @@ monitored() {
   "${network[@]}" "$guides/health_monitor.sh" 2>&1 # it ends with the status of its last test
   stop monitored
 }
+# before BLOCK, after BLOCK: what is wrong on the host when the guide is opened at this block, and what is right again when
+# its advice has been followed.
+before() {
+  case $(cat "$1") in
+    line=2*) check "a damaged data file: the start ends, says which line, and changes nothing" damage ;;
+    *'df -h /var/lib /var/log'*) check "a full disk: no task is taken, and readiness says so" fill_disk ;;
+  esac
+}
+after() {
+  case $(cat "$1") in
+    line=2*systemctl*) check "the data file is whole again" whole ;;
+    *tasks-replaced*) check "the restored file has its owner from there: systemd does not correct it" needs_owner ;;
+    *'df -h /var/lib /var/log'*)
+      check "the log has one line of level CRITICAL about it" one_critical
+      check "room and a restart: it takes tasks again, and none is lost" make_room
+      ;;
+  esac
+}
+data=/var/lib/taskapi/tasks.jsonl
+# halt: stops the service. systemd would refuse to open its socket more than five times in ten seconds.
+halt() { on_host systemctl stop taskapi.socket taskapi.service && on_host systemctl reset-failed taskapi.socket; }
+damage() {
+  local sum
+  halt
+  on_host sed -i '2s/.*/{"task_id": "damaged/' "$data"
+  sum=$(on_host md5sum "$data")
+  began=$(on_host date +%s)
+  on_host systemctl start taskapi.socket taskapi.service # it fails, and is started again and again
+  until_true 5 on_host journalctl -u taskapi.service --since "@$began" -q --grep "tasks\.jsonl.*line 2\b" &&
+    [ "$(on_host md5sum "$data")" = "$sum" ]
+}
+needs_owner() {
+  halt
+  on_host chown root:root "$data"
+  began=$(on_host date +%s)
+  on_host systemctl start taskapi.socket taskapi.service
+  until_true 5 on_host journalctl -u taskapi.service --since "@$began" -q --grep "tasks\.jsonl: permission denied" || return
+  halt
+  on_host chown --reference=/var/lib/taskapi/ "$data" && on_host systemctl start taskapi.socket taskapi.service && ready 200
+}
+whole() { on_host jq -c 'select(.task_id == "")' "$data" && on_host systemctl is-active taskapi.service; }
+ready() { [ "$(on_host curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/health/readiness)" = "$1" ]; }
+stored() { on_host curl -s http://127.0.0.1:8000/metrics | sed -n 's/^tasks_stored //p'; }
+fill_disk() {
+  halt
+  on_host mount -t tmpfs -o size=16k,mode=0700 tmpfs /var/lib/private/taskapi
+  began=$(on_host date +%s)
+  on_host systemctl start taskapi.socket taskapi.service && until_true 30 ready 503 &&
+    on_host curl -s http://127.0.0.1:8000/health/detailed | jq -e '.checks.storage | .status == "unhealthy" and .reason != null'
+}
+one_critical() { [ "$(on_host journalctl -u taskapi.service --since "@$began" -q -o cat --grep level=CRITICAL | tee /dev/stderr | wc -l)" -eq 1 ]; }
+make_room() {
+  local before status
+  before=$(stored)
+  on_host mount -o remount,size=1m /var/lib/private/taskapi && on_host systemctl restart taskapi.service && ready 200 &&
+    echo "$before tasks before, $(stored) now" && [ "$before" -gt 0 ] && [ "$(stored)" -ge "$before" ]
+  status=$?
+  halt
+  on_host umount /var/lib/private/taskapi
+  on_host systemctl start taskapi.socket taskapi.service && return $status
+}
+
 calm='10 0 10 80 0 0 0 0 0 0'
 says_nothing() { [ -z "$(monitored "$calm")" ]; }
 says_only() { local said; said=$(monitored "${@:2}"); echo "$said"; [ "$(wc -l <<<"$said")" -eq 1 ] && grep -E "$1" <<<"$said"; }
@@ -556,7 +622,12 @@ while read -r kind line rest <&3; do
   case $kind in
     '#'*) [ -z "$foreground" ] || check "$foreground runs until ^C" interrupt foreground; foreground= ;;
     NOT) check "$what is a script, not run: $rest" bash -n "$block" ;;
-    RUN) impossible "$block" || check "$what" run "$block" ;;
+    RUN)
+      impossible "$block" && continue
+      before "$block"
+      check "$what" run "$block"
+      after "$block"
+      ;;
     FOREGROUND)
       foreground=$what
       start_foreground "$block"
