@@ -47,12 +47,12 @@ func (s *service) readiness(w *response, _ *http.Request) error {
 
 func (s *service) sendSummary(w *response, code int, status string, reason any) error {
 	return w.sendJSON(code, struct {
-		Status    string    `json:"status"`
-		Reason    any       `json:"reason,omitempty"`
-		Timestamp time.Time `json:"timestamp"`
-		Service   string    `json:"service"`
-		Version   string    `json:"version"`
-		Uptime    int       `json:"uptime_seconds"`
+		Status    string `json:"status"`
+		Reason    any    `json:"reason,omitempty"`
+		Timestamp string `json:"timestamp"`
+		Service   string `json:"service"`
+		Version   string `json:"version"`
+		Uptime    int    `json:"uptime_seconds"`
 	}{status, reason, timestamp(w.start), serviceName, s.version, s.uptime(w.start)})
 }
 
@@ -69,7 +69,7 @@ func (s *service) detailed(w *response, _ *http.Request) error {
 	}
 	return w.sendJSON(code, struct {
 		Status    string           `json:"status"`
-		Timestamp time.Time        `json:"timestamp"`
+		Timestamp string           `json:"timestamp"`
 		Checks    map[string]check `json:"checks"`
 	}{status, timestamp(w.start), checks})
 }

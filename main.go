@@ -347,8 +347,7 @@ func (s *service) handle(rt route) {
 		}
 	})
 	if rt.Method != "" {
-		s.metrics.count(pattern, rt.success, 0, 0)
-		s.metrics.count(pattern, internalError.status, 0, 0)
+		s.metrics.add(pattern, rt.Method, rt.Path, rt.success, internalError.status)
 	}
 }
 

@@ -59,7 +59,7 @@ func (s *service) record(w *response, r *http.Request) {
 	}
 
 	s.metrics.inFlight.Add(-1)
-	s.metrics.count(w.pattern, w.status, d.Seconds(), 1)
+	s.metrics.count(w.pattern, w.status, d)
 	if w.failure.name != "" {
 		s.metrics.failures.add(`{error_code="`+w.failure.name+`"}`, 1)
 	}
@@ -72,22 +72,13 @@ func (s *service) record(w *response, r *http.Request) {
 	if len(path) > 1024 {
 		path = path[:1024] + "…" // rsyslog takes lines of 8 KiB
 	}
-	_, route := endpoint(w.pattern)
-	s.log.LogAttrs(r.Context(), level, msg, append([]slog.Attr{
-		slog.String("method", r.Method), slog.String("route", route), slog.String("path", path),
-		slog.Int("status", w.status), slog.Duration("duration", d), slog.Int("bytes", w.bytes),
-		slog.String("remote", r.RemoteAddr), slog.String("request_id", w.requestID),
-	}, w.notes...)...)
-}
-
-// endpoint returns the method and the route that log and metrics show for a pattern of the mux.
-// What has no method there is the answer to a request that no route of the API answers.
-func endpoint(pattern string) (method, route string) {
-	method, route, ok := strings.Cut(pattern, " ")
-	if !ok {
-		return "other", "unmatched"
-	}
-	return method, route
+	_, route, _ := strings.Cut(w.pattern, " ")
+	s.log.LogAttrs(r.Context(), level, msg, slices.Concat([]slog.Attr{
+		slog.String("method", r.Method), slog.String("route", cmp.Or(route, "unmatched")),
+		slog.String("path", path), slog.Int("status", w.status), slog.Duration("duration", d),
+		slog.Int("bytes", w.bytes), slog.String("remote", r.RemoteAddr),
+		slog.String("request_id", w.requestID),
+	}, w.notes)...)
 }
 
 // --- The log ---
@@ -202,6 +193,7 @@ const bounds = "0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf"
 // metrics counts what the service has done since its start.
 type metrics struct {
 	inFlight                              atomic.Int64
+	labels                                map[string]string // by pattern, "" for no route
 	requests, durations, events, failures *family
 }
 
@@ -209,14 +201,14 @@ type metrics struct {
 // series were missing, a ratio would be no number, and a first error no increase.
 func newMetrics() *metrics {
 	m := &metrics{
+		labels:    map[string]string{},
 		requests:  newFamily("http_requests_total", "Requests answered, by route and status."),
 		durations: newFamily("http_request_duration_seconds", "Time from header to answer."),
 		events:    newFamily("log_events_total", "Requests by the category of their log line."),
 		failures:  newFamily("task_errors_total", "Error answers by error_code."),
 	}
 	m.durations.kind = "histogram"
-	m.count("", notFound.status, 0, 0)
-	m.count("", methodNotAllowed.status, 0, 0)
+	m.add("", "other", "unmatched", notFound.status, methodNotAllowed.status)
 	m.events.add(`{category="PERFORMANCE"}`, 0)
 	for _, code := range errorCodes() {
 		if code.category != "" {
@@ -229,22 +221,31 @@ func newMetrics() *metrics {
 	return m
 }
 
-// count counts n answers to requests for a pattern of the mux. With 0, it makes their series.
-func (m *metrics) count(pattern string, status int, seconds, n float64) {
-	method, route := endpoint(pattern)
-	labels := `{method="` + method + `",route="` + route + `"` // nothing in it needs an escape
-	m.requests.add(labels+`,code="`+strconv.Itoa(status)+`"}`, n)
+// add makes the series of a pattern of the mux. Nothing in its labels needs an escape.
+func (m *metrics) add(pattern, method, route string, statuses ...int) {
+	labels := `{method="` + method + `",route="` + route + `"`
+	m.labels[pattern] = labels
+	for _, status := range statuses {
+		m.requests.add(labels+`,code="`+strconv.Itoa(status)+`"}`, 0)
+	}
 	for bound := range strings.FieldsSeq(bounds) {
-		limit, _ := strconv.ParseFloat(bound, 64)
-		if n == 0 || seconds <= limit {
-			m.durations.add("_bucket"+labels+`,le="`+bound+`"}`, n)
-		}
-		if n > 0 && seconds <= limit {
-			break // expose adds up the buckets
+		m.durations.add("_bucket"+labels+`,le="`+bound+`"}`, 0)
+	}
+	m.durations.add("_sum"+labels+"}", 0)
+	m.durations.add("_count"+labels+"}", 0) // which is derived from the buckets
+}
+
+// count counts one answer. What add does not know is a request that no route answers.
+func (m *metrics) count(pattern string, status int, d time.Duration) {
+	labels := cmp.Or(m.labels[pattern], m.labels[""])
+	m.requests.add(labels+`,code="`+strconv.Itoa(status)+`"}`, 1)
+	m.durations.add("_sum"+labels+"}", d.Seconds())
+	for bound := range strings.FieldsSeq(bounds) {
+		if limit, _ := strconv.ParseFloat(bound, 64); d.Seconds() <= limit {
+			m.durations.add("_bucket"+labels+`,le="`+bound+`"}`, 1)
+			return
 		}
 	}
-	m.durations.add("_sum"+labels+"}", seconds*n)
-	m.durations.add("_count"+labels+"}", n) // in the text, it is the sum of the buckets
 }
 
 // --- The metrics as text ---

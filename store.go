@@ -22,8 +22,13 @@ import (
 	"time"
 )
 
-// newID returns an id that nobody can guess: 130 random bits, as letters and digits.
-func newID() string { return "task_" + rand.Text() }
+// newID returns an id that nobody can guess: 128 random bits. It is hexadecimal, so that no word
+// for which operators search the log can be in it by chance.
+func newID() string {
+	var id [16]byte
+	rand.Read(id[:]) // never fails
+	return fmt.Sprintf("task_%x", id)
+}
 
 var errStoreFull = newError(storeFull, "the store is full")
 

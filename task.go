@@ -46,9 +46,9 @@ type Task struct {
 
 const pending = "pending"
 
-// timestamp returns t as the API shows it: RFC 3339 in UTC and whole seconds. Load tools count
-// answers of changing length as failures.
-func timestamp(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
+// timestamp returns t as the API shows it (RFC 3339). Load tools count answers of changing length
+// as failures, so there are no fractions of a second.
+func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // createTask: POST /api/tasks.
 func (s *service) createTask(w *response, r *http.Request) error {
@@ -62,7 +62,7 @@ func (s *service) createTask(w *response, r *http.Request) error {
 		w.Header().Set("Retry-After", strconv.Itoa(wait))
 		return newError(rateLimited, "too many tasks are being created; try again later")
 	}
-	task.ID, task.CreatedAt = newID(), timestamp(now)
+	task.ID, task.CreatedAt = newID(), now.UTC().Truncate(time.Second)
 	if err := s.store.add(task); err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func readTask(r *http.Request) (Task, error) {
 	return Task{Name: text[0], UserID: text[1], Status: pending}, err
 }
 
-// storedID is the form of newID, and of what might come after it.
+// storedID is the form of an id by newID, or by another version of it.
 var storedID = regexp.MustCompile(`^task_[A-Za-z0-9_-]+$`)
 
 // parseStoredTask returns the task in a line of the data file, which obeys the same rules.
@@ -368,7 +368,7 @@ func (s *service) newResponse(rw http.ResponseWriter, r *http.Request) *response
 	w := &response{ResponseWriter: rw, service: s, start: time.Now()}
 	w.requestID = r.Header.Get("X-Request-Id")
 	if w.requestID == "" || !validID.MatchString(w.requestID) {
-		w.requestID = strconv.FormatUint(rand.Uint64(), 36) // which need not be a secret
+		w.requestID = strconv.FormatUint(rand.Uint64(), 16) // need not be a secret
 	}
 	w.Header().Set("X-Request-Id", w.requestID)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -435,10 +435,10 @@ func (w *response) sendError(err error) {
 		panic(http.ErrAbortHandler)
 	}
 	w.sendJSON(e.code.status, struct {
-		Code      string    `json:"error_code"`
-		Message   string    `json:"error_message"`
-		Details   []detail  `json:"details"`
-		Timestamp time.Time `json:"timestamp"`
-		RequestID string    `json:"request_id"`
+		Code      string   `json:"error_code"`
+		Message   string   `json:"error_message"`
+		Details   []detail `json:"details"`
+		Timestamp string   `json:"timestamp"`
+		RequestID string   `json:"request_id"`
 	}{e.code.name, e.message, append([]detail{}, e.details...), timestamp(time.Now()), w.requestID})
 }
