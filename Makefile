@@ -6,12 +6,13 @@ UNITDIR     ?= $(PREFIX)/lib/systemd/system
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 FUZZTIME    ?= 10s
+MAXCODE     := 1610
 
 # The race detector needs a C compiler; where there is none, the tests run without it and say so.
 RACE := $(shell test "$$($(GO) env CGO_ENABLED)" = 1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench fuzz lint vuln cross check-deploy install uninstall clean
+.PHONY: help run build test bench fuzz lint vuln cross size check-deploy install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -46,6 +47,22 @@ vuln: ## known vulnerabilities in dependencies and toolchain (asks a database on
 cross: ## build for every supported system
 	@for system in linux darwin windows freebsd; do for arch in amd64 arm64; do echo $$system/$$arch; \
 		CGO_ENABLED=0 GOOS=$$system GOARCH=$$arch $(GO) build -o /dev/null . || exit 1; done; done
+
+# Code is a line that is neither blank nor only a comment. Tabs are four columns wide.
+SERVICE := main.go task.go store.go health.go metrics.go
+
+size: ## hold the code against its limits: lines, columns, comments, functions
+	@count() { cat "$$@" | grep -cvE '^[[:space:]]*($$|//)'; }; \
+	atmost() { echo "$$1: $$2 of $$3"; test "$$2" -le "$$3"; }; \
+	code=$$(count $(SERVICE)); comments=$$(cat $(SERVICE) | grep -cE '(^|[[:space:]])// '); \
+	atmost "lines of code in the service" $$code $(MAXCODE) && \
+	atmost "lines of code in main.go" $$(count main.go) 480 && \
+	atmost "lines of code in the tests" $$(count handlers_test.go) 2200 && \
+	atmost "lines over 100 columns" $$(expand -t 4 *.go | awk 'length > 100' | wc -l) 0 && \
+	atmost "a fifth of the code, in lines of comment" $$((code / 5)) $$comments && \
+	atmost "lines of code in the longest function" $$(cat $(SERVICE) | \
+		awk '/^func/ { n = 0; on = !/}$$/ } on && !/^[[:space:]]*($$|\/\/)/ { n++ } \
+		/^}/ { on = 0 } n > max { max = n } END { print max }') 60
 
 check-deploy: ## prove deploy/ with the real programs (Debian, as root)
 	deploy/check.sh
