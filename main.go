@@ -83,6 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if cfg.logFile != "" { // without a log file, SIGHUP keeps its default action
 		signal.Notify(hangups, syscall.SIGHUP)
 	}
+	defer close(hangups)
 	defer signal.Stop(hangups)
 
 	// The port comes first: if it is taken, another instance may be using the same files.
