@@ -249,6 +249,7 @@ type service struct {
 
 // newService returns a service that can handle requests. It opens its files and reads the tasks.
 func newService(cfg config, stderr io.Writer) (*service, error) {
+	started := time.Now()
 	tokenHash, tokenErr := readToken(cfg.tokenFile)
 	logFile, logErr := openLogFile(cfg.logFile, stderr)
 	if err := cmp.Or(tokenErr, logErr); err != nil {
@@ -261,7 +262,7 @@ func newService(cfg config, stderr io.Writer) (*service, error) {
 	}
 
 	s := &service{
-		config: cfg, started: time.Now(), tokenHash: tokenHash,
+		config: cfg, started: started, tokenHash: tokenHash,
 		mux: http.NewServeMux(), routes: map[string]route{}, limiter: limiter{rate: cfg.rate},
 		store: store, metrics: newMetrics(), logFile: logFile, log: log,
 		host: newHostSensors(cfg), process: &sensor{name: "process", read: readProcess},
