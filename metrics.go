@@ -40,6 +40,8 @@ func (s *service) record(w *response, r *http.Request) {
 		defer panic(http.ErrAbortHandler)
 	}
 
+	w.status = cmp.Or(w.status, http.StatusOK) // what net/http sends if a handler sends nothing
+
 	d := time.Since(w.start)
 	level, category, msg := w.failure.level, w.failure.category, "request"
 	slow := d > s.slow
@@ -69,16 +71,21 @@ func (s *service) record(w *response, r *http.Request) {
 	}
 
 	path := strings.ReplaceAll(r.URL.EscapedPath(), "=", "%3D") // looks like no other field
-	if len(path) > 1024 {
-		path = path[:1024] + "…" // rsyslog takes lines of 8 KiB
-	}
 	_, route, _ := strings.Cut(w.pattern, " ")
 	s.log.LogAttrs(r.Context(), level, msg, slices.Concat([]slog.Attr{
-		slog.String("method", r.Method), slog.String("route", cmp.Or(route, "unmatched")),
-		slog.String("path", path), slog.Int("status", w.status), slog.Duration("duration", d),
+		slog.String("method", cut(r.Method)), slog.String("route", cmp.Or(route, "unmatched")),
+		slog.String("path", cut(path)), slog.Int("status", w.status), slog.Duration("duration", d),
 		slog.Int("bytes", w.bytes), slog.String("remote", r.RemoteAddr),
 		slog.String("request_id", w.requestID),
 	}, w.notes)...)
+}
+
+// cut shortens what a client can make long: rsyslog takes lines of 8 KiB, and cuts off the rest.
+func cut(text string) string {
+	if len(text) > 1024 {
+		return text[:1024] + "…"
+	}
+	return text
 }
 
 // --- The log ---
