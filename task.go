@@ -160,9 +160,9 @@ var storedID = regexp.MustCompile(`^task_[A-Za-z0-9_-]+$`)
 // parseStoredTask returns the task in a line of the data file, which obeys the same rules.
 func parseStoredTask(line []byte) (Task, error) {
 	text, err := parseTexts(line, nil, "task_id", "task_name", "user_id", "status", "created_at")
-	created, timeErr := time.Parse("2006-01-02T15:04:05Z", text[4])
-	wrong := timeErr != nil || text[3] != pending || !storedID.MatchString(text[0])
-	if err == nil && wrong {
+	created, _ := time.Parse(time.RFC3339, text[4])
+	asWritten := text[4] == timestamp(created) && text[3] == pending && storedID.MatchString(text[0])
+	if err == nil && !asWritten {
 		err = errors.New("task_id, status or created_at is not as the service writes it")
 	}
 	return Task{text[0], text[1], text[2], pending, created}, err
@@ -336,7 +336,7 @@ func newError(code errorCode, message string) *apiError { return &apiError{code,
 // badJSON says why a body cannot be read, and at which byte, counted from 1.
 func badJSON(reason string, at int) *apiError {
 	e := newError(malformedJSON, "the body is not one JSON object in UTF-8")
-	e.add("body", invalidValue, fmt.Sprintf("%s (at byte %d)", reason, at))
+	e.add("body", invalidValue, fmt.Sprintf("%s (at byte %d)", reason, max(1, at)))
 	return e
 }
 
