@@ -161,8 +161,8 @@ var storedID = regexp.MustCompile(`^task_[A-Za-z0-9_-]+$`)
 func parseStoredTask(line []byte) (Task, error) {
 	text, err := parseTexts(line, nil, "task_id", "task_name", "user_id", "status", "created_at")
 	created, _ := time.Parse(time.RFC3339, text[4])
-	asWritten := text[4] == timestamp(created) && text[3] == pending && storedID.MatchString(text[0])
-	if err == nil && !asWritten {
+	written := storedID.MatchString(text[0]) && text[3] == pending && text[4] == timestamp(created)
+	if err == nil && !written {
 		err = errors.New("task_id, status or created_at is not as the service writes it")
 	}
 	return Task{text[0], text[1], text[2], pending, created}, err
