@@ -178,19 +178,22 @@ func (c *config) check(args int) error {
 	return nil
 }
 
-// originForm is what browsers send as Origin (RFC 6454 section 6): a scheme, a host, and a port if
-// it is not the default. A host is a name in lower case, an IPv4 or an IPv6 address. A name that
-// ends in a number is an IPv4 address to a browser.
-var originForm = regexp.MustCompile(`^https?://` +
-	`(([a-z0-9_-]+\.)*[a-z_][a-z0-9_-]*\.?|([0-9]+\.){3}[0-9]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?$`)
+// originForm takes apart what browsers send as Origin (RFC 6454 section 6): a scheme, a host, and
+// perhaps a port. The host is a name in lower case, an IPv4 or an IPv6 address; to a browser, a
+// name that ends in a number is an IPv4 address.
+var originForm = regexp.MustCompile(`^(https?)://` +
+	`(?:(?:[a-z0-9_-]+\.)*[a-z_][a-z0-9_-]*\.?|([0-9.]+)|\[([0-9a-f:]+)\])(?::([1-9][0-9]*))?$`)
 
-// setOrigins takes the value of -cors-origins. Any other form could never match.
+// setOrigins takes the value of -cors-origins. What no browser would send could never match.
 func (c *config) setOrigins(list string) error {
 	c.origins = strings.Split(list, ",")
 	for _, origin := range c.origins {
-		isDefault := strings.HasPrefix(origin, "http:") && strings.HasSuffix(origin, ":80") ||
-			strings.HasPrefix(origin, "https:") && strings.HasSuffix(origin, ":443")
-		if isDefault || !originForm.MatchString(origin) {
+		part := append(originForm.FindStringSubmatch(origin), "", "", "", "", "")
+		scheme, address, port := part[1], part[2]+part[3], part[4]
+		addr, _ := netip.ParseAddr(address)
+		_, err := strconv.ParseUint(cmp.Or(port, "1"), 10, 16)
+		isDefault := scheme == "http" && port == "80" || scheme == "https" && port == "443"
+		if scheme == "" || err != nil || isDefault || address != "" && addr.String() != address {
 			return fmt.Errorf("no browser sends %q as its Origin", origin)
 		}
 	}
