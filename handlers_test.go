@@ -1,0 +1,2619 @@
+package main
+
+// The specification, as seen from the wire. The sections follow the order in which a user meets
+// the service: requests and their answers, health, metrics, logs, starting and stopping; then what
+// is inside: the store; then what keeps README.md and openapi.json true; then fuzzing and
+// benchmarks. The harness comes first: whatever the test, every answer goes through judge.
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	_ "embed"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math"
+	"mime"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+	"unicode/utf8"
+)
+
+// --- The harness: a client that checks on every answer what every answer promises. ---
+
+// client talks to a service over real connections.
+type client struct {
+	*service // nil if it runs in another process
+	base     string
+	http     *http.Client
+	log      *buffer
+	stop     func() error // as a signal would; returns what serve or run has returned
+}
+
+// dial opens a connection of which the client's transport knows nothing.
+func (c *client) dial() (net.Conn, error) {
+	transport := c.http.Transport.(*http.Transport)
+	if transport.DialContext != nil {
+		return transport.DialContext(context.Background(), "tcp", c.base)
+	}
+	_, addr, _ := strings.Cut(c.base, "://")
+	return net.Dial("tcp", addr)
+}
+
+// answer is a response that has been read completely.
+type answer struct {
+	status             int
+	header             http.Header
+	method, path, body string // method and path are those of the request
+	curl               string // a command that repeats the request
+}
+
+// buffer collects what a service writes, which may go on while it is read.
+type buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// build returns a service with these flags, and its log.
+func build(t testing.TB, flags ...string) (*service, *buffer) {
+	t.Helper()
+	var log buffer
+	cfg, err := parseFlags(flags)
+	must(t, err)
+	s, err := newService(cfg, &log)
+	must(t, err)
+	return s, &log
+}
+
+// start serves a service with these flags on the loopback interface until the test ends.
+func start(t testing.TB, flags ...string) *client {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	return startOn(t, ln, &http.Transport{}, flags...)
+}
+
+// startOn is start with a listener and the transport that reaches it.
+func startOn(t testing.TB, ln net.Listener, transport *http.Transport, flags ...string) *client {
+	t.Helper()
+	s, log := build(t, flags...)
+	c := newClient("http://"+ln.Addr().String(), transport)
+	c.service, c.log = s, log
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- s.serve(ctx, ln) }()
+	tested := false
+	wait := sync.OnceValue(func() error {
+		cancel()
+		c.http.CloseIdleConnections()
+		return <-served
+	})
+	c.stop = func() error { tested = true; return wait() }
+	t.Cleanup(func() {
+		if err := wait(); err != nil && !tested {
+			t.Errorf("the service did not stop cleanly: %v", err)
+		}
+		// So net/http tells of a second WriteHeader, of a body longer than announced, and of a
+		// panic that got through: exactly one status leaves the service for each request.
+		if strings.Contains(log.String(), `"http: `) {
+			t.Errorf("net/http complains:\n%s", log)
+		}
+	})
+	return c
+}
+
+func newClient(base string, transport *http.Transport) *client {
+	return &client{base: base, http: &http.Client{
+		Transport: transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
+		},
+	}}
+}
+
+// call sends a request, whose headers are lines of the form "Name: value", and judges the answer.
+// The path goes out as it is. A body is JSON unless a header says something else.
+func (c *client) call(t testing.TB, want int, method, path, body string, headers ...string) answer {
+	t.Helper()
+	curl := fmt.Sprintf("curl -iX %s --request-target '%s' %s", method, path, c.base)
+	req, err := http.NewRequest(method, c.base, strings.NewReader(body))
+	must(t, err)
+	req.URL.Opaque = path
+	if strings.HasPrefix(path, "//") { // which Opaque would take for a host
+		req.URL.Opaque, req.URL.Path = "", path
+	}
+	if body != "" && !strings.Contains(strings.Join(headers, "\n"), "Content-Type:") {
+		headers = append(headers, "Content-Type: application/json")
+	}
+	for _, line := range headers {
+		name, value, _ := strings.Cut(line, ":")
+		req.Header.Add(name, strings.TrimSpace(value))
+		curl += fmt.Sprintf(" -H '%s'", line)
+	}
+	req.Host = req.Header.Get("Host")
+	curl += fmt.Sprintf(" --data-binary '%.300s'", strings.ReplaceAll(body, "'", `'\''`))
+	resp, err := c.http.Do(req)
+	if err != nil {
+		t.Errorf("%s\n got: %v\nwant: %d", curl, err, want)
+		return answer{}
+	}
+	return read(t, resp, want, path, curl)
+}
+
+// serveOnce is call without a connection, for tests with a clock of their own. header may be nil.
+func serveOnce(t testing.TB, s *service, want int, method, target string, body io.Reader,
+	header http.Header) answer {
+	t.Helper()
+	req := httptest.NewRequest(method, target, body)
+	maps.Copy(req.Header, header)
+	rec := httptest.NewRecorder()
+	s.ServeHTTP(rec, req)
+	curl := fmt.Sprintf("%s %q, headers %q", method, target, header)
+	return read(t, rec.Result(), want, req.URL.Path, curl)
+}
+
+// read reads an answer and judges it. curl is what call would make of the request, or at least
+// begins with its method.
+func read(t testing.TB, resp *http.Response, want int, path, curl string) answer {
+	t.Helper()
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Errorf("%s\nthe answer ended early: %v", curl, err)
+	}
+	if resp.Close { // net/http's client has taken the header off
+		resp.Header.Set("Connection", "close")
+	}
+	method, _, _ := strings.Cut(strings.TrimPrefix(curl, "curl -iX "), " ")
+	a := answer{resp.StatusCode, resp.Header, method, path, string(body), curl}
+	judge(t, a, want)
+	return a
+}
+
+// judge checks what holds for every answer of the service. A status other than the one that the
+// test wants is a failure: no 5xx goes by.
+func judge(t testing.TB, a answer, want int) {
+	t.Helper()
+	if a.status != want {
+		t.Errorf("%s\n got: %d %s\nwant: %d", a.curl, a.status, a.body, want)
+	}
+	for _, fault := range a.faults() {
+		t.Errorf("%s\n%s\n got: %d %v\n%s", a.curl, fault, a.status, a.header, a.body)
+	}
+}
+
+// faults are what is wrong with an answer, whatever was asked: with the headers that all answers
+// have, and with whatever openapi.json does not say, or says otherwise.
+func (a answer) faults() (faults []string) {
+	var e envelope
+	var value any = a.body
+	mediaType, _, _ := mime.ParseMediaType(a.header.Get("Content-Type"))
+	if mediaType == "application/json" {
+		json.Unmarshal([]byte(a.body), &e)
+		json.Unmarshal([]byte(a.body), &value) // leaves a string if it is no JSON
+	}
+	name, status := operation(a.method, a.path), strconv.Itoa(a.status)
+	response := member(operations[name], status)
+	content, known := member(response, "content")[mediaType].(map[string]any)
+	own := name == unmatched && a.status == 200 // a route of the test's own
+	produced.Store(name+" "+status, true)
+	for fault, is := range map[string]bool{
+		name + " " + status + " is not in openapi.json": response == nil && !own,
+		mediaType + " is not in openapi.json":           response["content"] != nil && !known,
+
+		"no nosniff":  a.header.Get("X-Content-Type-Options") != "nosniff",
+		"no no-store": a.header.Get("Cache-Control") != "no-store" && name != "GET /metrics",
+		"another id":  e.Code != "" && e.RequestID != a.header.Get("X-Request-Id"),
+	} {
+		if is {
+			faults = append(faults, fault)
+		}
+	}
+	for header := range member(response, "headers") {
+		rule := member(response, "headers", header)
+		if values := a.header.Values(header); values != nil {
+			got := strings.Join(values, " | ")
+			faults = append(faults, defects(header, got, rule["schema"])...)
+		} else if rule["required"] == true {
+			faults = append(faults, header+" is missing")
+		}
+	}
+	if a.method != "HEAD" {
+		faults = append(faults, defects("body", value, content["schema"])...)
+	}
+	return faults
+}
+
+// envelope is the body of every error. Its schema is in openapi.json.
+type envelope struct {
+	Code      string `json:"error_code"`
+	RequestID string `json:"request_id"`
+}
+
+// brief is an error in the short form of the tables, "CODE field:CODE …", or else the body
+// without what differs from run to run.
+func (a answer) brief() string {
+	code := find(a.body, `^{"error_code":"(\w+)"`)
+	if code == nil {
+		return normalise(a.body)
+	}
+	details := find(a.body, `"field":"([^"]*)","code":"(\w+)"`)
+	slices.Sort(details)
+	return strings.Join(append(code, details...), " ")
+}
+
+// normalise replaces what differs from run to run.
+func normalise(text string) string {
+	for _, r := range [][2]string{
+		{`task_[A-Za-z0-9_-]{22,}`, "task_ID"}, // 22 characters of base64 hold 128 bits
+		{`"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"`, `"TIME"`},
+		{`"request_id":"[^"]+"`, `"request_id":"RID"`},
+		{`"version":"[^"]+"`, `"version":"V"`},
+		{`"uptime_seconds":\d+`, `"uptime_seconds":N`},
+	} {
+		text = regexp.MustCompile(r[0]).ReplaceAllString(text, r[1])
+	}
+	return strings.TrimSuffix(text, "\n")
+}
+
+// matches reports whether got is want, in which … stands for any text.
+func matches(got, want string) bool {
+	form := strings.ReplaceAll(regexp.QuoteMeta(want), "…", ".*")
+	return regexp.MustCompile(`(?s)^` + form + `$`).MatchString(got)
+}
+
+// find returns what a regexp finds in a text: its groups, with a colon between them.
+func find(text, form string) (found []string) {
+	for _, match := range regexp.MustCompile(form).FindAllStringSubmatch(text, -1) {
+		found = append(found, strings.Join(match[1:], ":"))
+	}
+	return found
+}
+
+// equal fails the test unless got is want.
+func equal[T comparable](t testing.TB, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s\n got: %v\nwant: %v", what, got, want)
+	}
+}
+
+// must ends the test if its own preparations fail.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually polls until ok. The deadline is for a program that hangs; no test depends on how fast
+// it is.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not true: %s", what)
+		}
+	}
+}
+
+// write makes a file in a temporary folder and returns its path.
+func write(t testing.TB, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	must(t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+// --- openapi.json, as far as a judge needs it. ---
+
+// document is openapi.json; operations are the responses in it, by method and path.
+var document, operations = map[string]any{}, map[string]map[string]any{}
+
+const unmatched = "x-unmatched" // has the answers to requests that no operation takes
+
+func init() {
+	if err := json.Unmarshal([]byte(openAPIDocument), &document); err != nil {
+		panic(err)
+	}
+	operations[unmatched] = member(document, unmatched)
+	for path, methods := range member(document, "paths") {
+		for method, operation := range methods.(map[string]any) {
+			name := strings.ToUpper(method) + " " + path
+			operations[name] = member(operation.(map[string]any), "responses")
+		}
+	}
+}
+
+// member returns the object at the end of a path through objects and references, nil if there is
+// none.
+func member(object map[string]any, path ...string) map[string]any {
+	for _, key := range path {
+		object, _ = object[key].(map[string]any)
+		if ref, ok := object["$ref"].(string); ok {
+			object = member(document, strings.Split(ref, "/")[1:]...)
+		}
+	}
+	return object
+}
+
+// operation returns the name of the operation that takes a request.
+func operation(method, target string) string {
+	target, _, _ = strings.Cut(strings.Replace(method, "HEAD", "GET", 1)+" "+target, "?")
+	for name := range operations {
+		one, _ := path.Match(strings.Replace(name, "{task_id}", "?*", 1), target)
+		if one || strings.HasSuffix(name, "/pprof/") && strings.HasPrefix(target, name) {
+			return name
+		}
+	}
+	return unmatched
+}
+
+// defects returns what is wrong with a value according to a JSON schema. It knows the keywords that
+// the document uses; any other is a defect, too.
+func defects(name string, value, schema any) (found []string) {
+	text, isText := value.(string)
+	list, isList := value.([]any)
+	object, isObject := value.(map[string]any)
+	size, isNumber := value.(float64)
+	size += float64(utf8.RuneCountInString(text) + len(list)) // of which it has one only
+	rules, _ := schema.(map[string]any)                       // none if anything will do
+	for keyword, rule := range rules {
+		limit, _ := rule.(float64)
+		rows, _ := rule.([]any)
+		ok := true
+		switch keyword {
+		case "description", "default", "format": // which no value can break
+		case "$ref":
+			target := member(document, strings.Split(rule.(string), "/")[1:]...)
+			ok = target != nil
+			found = append(found, defects(name, value, target)...)
+		case "type":
+			isInteger := isNumber && size == math.Trunc(size)
+			ok = map[any]bool{"string": isText, "array": isList, "object": isObject,
+				"number": isNumber, "integer": isInteger}[fmt.Sprint(rule)]
+		case "const":
+			ok = value == rule
+		case "enum":
+			ok = slices.Contains(rows, value)
+		case "pattern":
+			ok = regexp.MustCompile(rule.(string)).MatchString(text)
+		case "minimum", "minLength":
+			ok = size >= limit
+		case "maximum", "maxLength", "maxItems":
+			ok = size <= limit
+		case "items":
+			for _, item := range list {
+				found = append(found, defects(name+"[]", item, rule)...)
+			}
+		case "required":
+			for _, key := range rows {
+				ok = ok && object[key.(string)] != nil
+			}
+		case "properties":
+			for key, property := range rule.(map[string]any) {
+				if field, there := object[key]; there {
+					found = append(found, defects(name+"."+key, field, property)...)
+				}
+			}
+		case "additionalProperties":
+			for key := range object {
+				ok = ok && rule == false && member(rules, "properties")[key] != nil
+			}
+		default:
+			ok = false
+		}
+		if !ok {
+			found = append(found, fmt.Sprintf("%s breaks %s: %.200v", name, keyword, rule))
+		}
+	}
+	return found
+}
+
+// --- Scripts: a request and its answer, as a reader would type and see them. ---
+
+// exchange is a request and what its answer must be.
+type exchange struct {
+	name, method, path, body string
+	header                   []string // of the request, "Name: value"
+	status                   int
+	want                     string   // see brief; … stands for any text
+	headers                  []string // of the answer; those without a value are not there
+}
+
+// parse reads a script. A comment names the exchanges below it. Each of them has a method, a path
+// and a body, headers behind bars, and behind an arrow a status, a body, and headers again. In a
+// body, <3 a> stands for aaa, with the escapes of Go.
+func parse(script string) (rows []exchange) {
+	repeated, name := regexp.MustCompile(`<(\d+) (.+?)>`), ""
+	repeat := func(text string) string {
+		m := repeated.FindStringSubmatch(text)
+		n, _ := strconv.Atoi(m[1])
+		text, _ = strconv.Unquote(`"` + m[2] + `"`)
+		return strings.Repeat(text, n)
+	}
+	script = strings.NewReplacer("\n| ", " | ", "\n-> ", " -> ").Replace(script)
+	for line := range strings.SplitSeq(script, "\n") {
+		left, right, ok := strings.Cut(line, " -> ")
+		if !ok {
+			name = strings.TrimPrefix(line, "// ")
+			continue
+		}
+		request, answer := strings.Split(left, " | "), strings.Split(right, " | ")
+		method, rest, _ := strings.Cut(request[0], " ")
+		path, body, _ := strings.Cut(rest, " ")
+		status, want, _ := strings.Cut(answer[0], " ")
+		body = repeated.ReplaceAllStringFunc(body, repeat)
+		want = repeated.ReplaceAllStringFunc(want, repeat)
+		code, _ := strconv.Atoi(status)
+		rows = append(rows, exchange{name, method, path, body, request[1:], code, want, answer[1:]})
+	}
+	return rows
+}
+
+// play sends the requests of a script one after the other. Whatever GET can ask, HEAD can; and what
+// has been created is there, and nothing else.
+func play(t *testing.T, c *client, rows []exchange) {
+	created := 0
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			a := c.call(t, row.status, row.method, row.path, row.body, row.header...)
+			if !matches(a.brief(), row.want) && !matches(normalise(a.body), row.want) {
+				t.Errorf("%s\n got: %s\nwant: %s", a.curl, a.body, row.want)
+			}
+			for _, line := range row.headers {
+				name, want, _ := strings.Cut(line, ":")
+				got := strings.Join(a.header.Values(name), " | ")
+				equal(t, a.curl+"\n"+name, got, strings.TrimSpace(want))
+			}
+			if row.method == "GET" {
+				b := c.call(t, row.status, "HEAD", row.path, "", row.header...)
+				equal(t, b.curl, b.header.Get("Content-Type"), a.header.Get("Content-Type"))
+			}
+			if row.status == 201 {
+				created++
+				b := c.call(t, 200, "GET", a.header.Get("Location"), "", row.header...)
+				task := strings.Replace(a.body, `,"message":"task created"`, "", 1)
+				equal(t, b.curl, b.body, task)
+			}
+			stored, _ := c.store.state()
+			equal(t, a.curl+"\nstored tasks", stored, created)
+		})
+	}
+}
+
+// --- 1. Creating tasks: what a body may say, and every way in which it may not. ---
+
+// creations are the bodies of POST /api/tasks. They are also the seeds of FuzzCreateTask.
+func creations() []exchange {
+	return parse(regexp.MustCompile(`(?m)^[^/\n-]`).ReplaceAllString(`
+// a name is enough
+{"task_name":"a"} -> 201 {"task_id":"task_ID","task_name":"a","user_id":"system",…}
+// any script will do
+{"task_name":"会議資料の準備","user_id":"user123"} -> 201 {…"会議資料の準備","user_id":"user123"…}
+// white space around values goes, Unicode's too
+{"task_name":"\t a  b\u3000\n","user_id":" u "} -> 201 {…"a  b","user_id":"u"…}
+// markup is kept, and escaped so that the body is safe in a page
+{"task_name":"<b>&"} -> 201 {…"\u003cb\u003e\u0026"…}
+// escaped surrogates in a pair are one character
+{"task_name":"\ud83d\ude00"} -> 201 {…"😀"…}
+// joiners and right-to-left marks inside a name stay
+{"task_name":"a\u200db\u200f\u3164"} -> 201 {…"task_name":"a‍b‏ㅤ"…}
+// 100 code points are the limit, however many bytes, and what is trimmed does not count
+{"task_name":"<300 \x20><100 😀>"} -> 201 {…"<100 😀>"…}
+{"task_name":"<101 a>"} -> 400 VALIDATION_ERROR task_name:TOO_LONG
+// 64 KiB are the limit of a body
+{"task_name":"a"}<65519 \x20> -> 201 …
+{"task_name":"a"}<65520 \x20> -> 413 BODY_TOO_LARGE
+// white space around the object is fine, and a byte order mark is ignored
+<1 \r\n >{"task_name":"a"}<2 \n> -> 201 …
+<1 \ufeff>{"task_name":"a"} -> 201 …
+// no name
+{} -> 400 VALIDATION_ERROR task_name:REQUIRED
+// an empty name
+{"task_name":""} -> 400 VALIDATION_ERROR task_name:REQUIRED
+// a blank name
+{"task_name":" \t\u3000"} -> 400 VALIDATION_ERROR task_name:REQUIRED
+// nobody could see a name of zero-width spaces, joiners or Hangul fillers
+{"task_name":"\u200b\u200d\u3164\u115f\u1160\uffa0"} -> 400 VALIDATION_ERROR task_name:REQUIRED
+// a user that is there and empty is no default
+{"task_name":"a","user_id":""} -> 400 VALIDATION_ERROR user_id:REQUIRED
+// null, numbers, lists, objects and truth values are no strings
+{"task_name":null,"user_id":[]} -> 400 VALIDATION_ERROR task_name:INVALID_TYPE user_id:INVALID_TYPE
+{"task_name":{},"user_id":true} -> 400 VALIDATION_ERROR task_name:INVALID_TYPE user_id:INVALID_TYPE
+// NUL, line breaks, DEL and C1 controls inside a value
+{"task_name":"a\u0000b"} -> 400 VALIDATION_ERROR task_name:INVALID_CHARACTER
+{"task_name":"a\nb"} -> 400 VALIDATION_ERROR task_name:INVALID_CHARACTER
+{"task_name":"a\u007fb"} -> 400 VALIDATION_ERROR task_name:INVALID_CHARACTER
+{"task_name":"a","user_id":"a\u009bb"} -> 400 VALIDATION_ERROR user_id:INVALID_CHARACTER
+// the mark of damaged text, and a lone surrogate, which becomes one
+{"task_name":"a�"} -> 400 VALIDATION_ERROR task_name:INVALID_CHARACTER
+{"task_name":"\ud800"} -> 400 VALIDATION_ERROR task_name:INVALID_CHARACTER
+// an unknown field is named, not dropped, whatever it holds
+{"task_name":"a","x":[{"y":1e999}]} -> 400 VALIDATION_ERROR x:UNKNOWN_FIELD
+// a key in another case is another key
+{"Task_Name":"a"} -> 400 VALIDATION_ERROR Task_Name:UNKNOWN_FIELD task_name:REQUIRED
+// so is one with a long s (U+017F), which encoding/json takes for an s when it fills a struct
+{"task_name":"a","u\u017fer_id":"b"} -> 400 VALIDATION_ERROR uſer_id:UNKNOWN_FIELD
+
+// what is no JSON is told with the byte at which it goes wrong
+{"task_name":"a"}{} -> 400 {…"MALFORMED_JSON",…[{"field":"body",…"message":"…(at byte 18)"}],…}
+{'task_name':'a'} -> 400 {…"MALFORMED_JSON",…[{"field":"body",…"message":"…(at byte 2)"}],…}
+// so is what is JSON, and no object
+[{"task_name":"a"}] -> 400 {…"MALFORMED_JSON",…[{"field":"body",…"message":"…(at byte 1)"}],…}
+null -> 400 MALFORMED_JSON body:INVALID_VALUE
+1e999 -> 400 MALFORMED_JSON body:INVALID_VALUE
+// and half an object, endless nesting, and nothing
+{"task_name":{"task_name":<30000 [> -> 400 MALFORMED_JSON body:INVALID_VALUE
+<0 a> | Content-Type: application/json -> 400 MALFORMED_JSON body:INVALID_VALUE
+// a raw control character in a value, and what is not UTF-8, be it in an unknown key
+{"task_name":"a<1 \x01>b"} -> 400 MALFORMED_JSON body:INVALID_VALUE
+{"task_name":"a<1 \xff>b"} -> 400 {…"MALFORMED_JSON",…"message":"…(at byte 16)"}…}
+<1 \ufeff>{"<1 \xc3>":1} -> 400 {…"MALFORMED_JSON",…"message":"…(at byte 6)"}…}
+// all faults at once
+{"task_name":"<101 a>\u0001","x":1}
+-> 400 VALIDATION_ERROR task_name:INVALID_CHARACTER task_name:TOO_LONG x:UNKNOWN_FIELD
+`, "POST /api/tasks $0"))
+}
+
+func TestCreateTask(t *testing.T) {
+	t.Parallel()
+	play(t, start(t), creations())
+}
+
+// --- 2. Everything else on the wire: routes, methods, headers, and who may ask. ---
+
+// conversations are scripts, and the flags of the service that each of them is held with. TOKEN
+// stands for a file that holds the token "s3cret".
+var conversations = []struct{ flags, script string }{{"", `
+// the index lists the endpoints
+GET / -> 200 {"endpoints":[{"method":"GET","path":"/",…}],"service":"Task Management API",…}
+// the service describes itself
+GET /openapi.json -> 200 {…"3.1.0"…}
+// an empty list is a list
+GET /api/tasks -> 200 {"tasks":[]} | Content-Type: application/json
+// a created task, to the letter
+POST /api/tasks {"task_name":"a","user_id":"u"}
+-> 201 {"task_id":"task_ID",…,"status":"pending","created_at":"TIME","message":"task created"}
+// a list of one has no next page
+GET /api/tasks -> 200 {"tasks":[{"task_id":"task_ID",…,"created_at":"TIME"}]}
+// an error, to the letter
+POST /api/tasks {"user_id":"u"}
+-> 400 {"error_code":"…","error_message":"…","details":[…],"timestamp":"TIME","request_id":"RID"}
+// no such task
+GET /api/tasks/task_AAAA -> 404 NOT_FOUND
+// pages have from 1 to 1000 tasks
+GET /api/tasks?limit=1000 -> 200 {"tasks":[…]}
+GET /api/tasks?limit=0 -> 400 VALIDATION_ERROR limit:INVALID_VALUE
+GET /api/tasks?limit=1001 -> 400 VALIDATION_ERROR limit:INVALID_VALUE
+GET /api/tasks?limit=ten -> 400 VALIDATION_ERROR limit:INVALID_VALUE
+// a parameter has one value
+GET /api/tasks?limit= -> 400 VALIDATION_ERROR limit:INVALID_VALUE
+GET /api/tasks?limit=1&limit=2 -> 400 VALIDATION_ERROR limit:INVALID_VALUE
+// all faults of a query at once
+GET /api/tasks?limit=0&after=task_AAAA&page=2
+-> 400 VALIDATION_ERROR after:INVALID_VALUE limit:INVALID_VALUE page:UNKNOWN_FIELD
+// but 20 at most
+GET /api/tasks?a&b&c&d&e&f&g&h&i&j&k&l&m&n&o&p&q&r&s&t&u&v&w&x&y&z
+-> 400 VALIDATION_ERROR a:UNKNOWN_FIELD …t:UNKNOWN_FIELD
+// a query that cannot be read
+GET /api/tasks?limit=%zz -> 400 VALIDATION_ERROR query:INVALID_VALUE
+
+// the media type may have parameters and capitals, and names UTF-8 if it names a charset
+POST /api/tasks {"task_name":"a"} | Content-Type: Application/JSON; charset=utf-8; v=1 -> 201 …
+POST /api/tasks {"task_name":"a"} | Content-Type: application/json; Charset="UTF-8" -> 201 …
+POST /api/tasks a | Content-Type: application/json; charset=latin1 -> 415 UNSUPPORTED_MEDIA_TYPE
+POST /api/tasks a | Content-Type: application/json; CHARSET="Shift_JIS" -> 415 …
+// what a page may send anywhere is no JSON
+POST /api/tasks {"task_name":"a"} | Content-Type: text/plain -> 415 UNSUPPORTED_MEDIA_TYPE
+POST /api/tasks {"task_name":"a"} | Content-Type: -> 415 UNSUPPORTED_MEDIA_TYPE
+// a compressed body could be a bomb
+POST /api/tasks {"task_name":"a"} | Content-Encoding: gzip -> 415 UNSUPPORTED_MEDIA_TYPE
+
+// four answers about health
+GET /health -> 200 {"status":"healthy","timestamp":"TIME","service":"Task Management API",…}
+GET /health/liveness -> 200 {"status":"alive","timestamp":"TIME",…,"uptime_seconds":N}
+GET /health/readiness -> 200 {"status":"ready","timestamp":"TIME",…,"uptime_seconds":N}
+GET /health/detailed -> 200 {"status":"healthy","timestamp":"TIME","checks":{…}}
+// metrics need no order not to be stored
+GET /metrics -> 200 … | Cache-Control: | Content-Type: text/plain; version=0.0.4; charset=utf-8
+// a request keeps the id that its sender gave it
+GET /health | X-Request-Id: AZ-09._z -> 200 … | X-Request-Id: AZ-09._z
+// an id that is none is replaced by one
+GET / | X-Request-Id: a"b -> 200 …
+GET / | X-Request-Id: 11111111111111111111111111111111111111111111111111111111111111111 -> 200 …
+
+// no such path
+GET /nowhere -> 404 NOT_FOUND
+GET /api -> 404 NOT_FOUND
+GET /debug -> 404 NOT_FOUND
+// a slash at the end is another path
+GET /api/tasks/ -> 404 NOT_FOUND
+// an escaped slash does not make a task
+GET /api/tasks/a%2fb -> 404 NOT_FOUND
+// what is no path at all
+GET * -> 404 NOT_FOUND
+CONNECT example.com:443 -> 404 NOT_FOUND
+// paths are cleaned
+GET //api/./tasks -> 307 … | Location: /api/tasks
+// net/http escapes them twice when it does so: the day that it is mended shows here
+GET /api//%E4%BC%9A -> 307 … | Location: /api/%25E4%25BC%259A
+// a path has the methods that Allow names
+DELETE /api/tasks -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD, POST
+PUT /api/tasks/task_A {"task_name":"a"} -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD
+BREW /health -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD
+// OPTIONS without an origin is no preflight
+OPTIONS /api/tasks -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD, POST
+
+// no origin is allowed by default
+OPTIONS /api/tasks | Origin: https://a.example | Access-Control-Request-Method: POST
+-> 403 FORBIDDEN | Access-Control-Allow-Origin: | Vary:
+// a page of another site cannot write
+POST /api/tasks {"task_name":"a"} | Origin: https://c.example -> 403 FORBIDDEN
+POST /api/tasks {"task_name":"a"} | Sec-Fetch-Site: cross-site -> 403 FORBIDDEN
+// a page of the service's own can
+POST /api/tasks {"task_name":"a"} | Origin: https://c.example | Sec-Fetch-Site: same-origin -> 201 …
+
+// the storage, for who is on this host
+GET /debug/storage -> 200 {"storage_stats":{…"storage_type":"in_memory",…},"tasks":[…]}
+GET /debug/storage?limit=0 -> 400 VALIDATION_ERROR limit:INVALID_VALUE
+// and calls it by a name of its own
+GET /debug/storage | Host: LocalHost -> 200 …
+GET /debug/storage | Host: [::1]:9 -> 200 …
+// a name that has been pointed at this host is DNS rebinding
+GET /debug/storage | Host: evil.example:8000 -> 403 FORBIDDEN
+GET /debug/storage | Host: 127.0.0.1.evil.example -> 403 FORBIDDEN
+// what is inside is not shown through a proxy, nor what is not there, nor redirects
+GET /debug/storage | X-Forwarded-For: 127.0.0.1 -> 403 FORBIDDEN
+POST /debug/storage {} | Forwarded: for=127.0.0.1 -> 403 FORBIDDEN
+GET /debug/nowhere | Via: 1.1 proxy -> 403 FORBIDDEN
+GET /debug | X-Real-Ip: 127.0.0.1 -> 403 FORBIDDEN
+GET /debug/pprof | X-Real-Ip: 127.0.0.1 -> 403 FORBIDDEN
+GET /debug/pprof/ | Via: 1.1 proxy -> 403 FORBIDDEN
+// profiles
+GET /debug/pprof -> 307 … | Location: /debug/pprof/
+GET /debug/pprof/ -> 200 …goroutine…
+GET /debug/pprof/goroutine?debug=1 -> 200 goroutine profile: …
+GET /debug/pprof/trace?seconds=0.01 -> 200 …
+// their errors are pages of pprof
+GET /debug/pprof/nothing -> 404 Unknown profile
+GET /debug/pprof/heap?seconds=x -> 400 … | Content-Type: text/plain; charset=utf-8
+`}, {"-max-tasks=1", `
+// a full store takes nothing more, keeps what it has, and is not ready
+POST /api/tasks {"task_name":"a"} -> 201 …
+POST /api/tasks {"task_name":"b"} -> 507 STORE_FULL
+GET /api/tasks -> 200 {"tasks":[{…"task_name":"a",…}]}
+GET /health/readiness -> 503 {"status":"not_ready","reason":"…full…",…}
+GET /health/detailed -> 503 {"status":"unhealthy",…}
+`}, {"-token-file=TOKEN", `
+// a token that is missing
+GET /api/tasks -> 401 UNAUTHORIZED | WWW-Authenticate: Bearer realm="taskapi"
+POST /api/tasks {"task_name":"a"} -> 401 UNAUTHORIZED
+GET /api/tasks/task_A -> 401 UNAUTHORIZED
+GET /debug/storage -> 401 UNAUTHORIZED
+GET /debug/pprof/ -> 401 UNAUTHORIZED
+// a token that is wrong
+GET /api/tasks | Authorization: Bearer s3cre -> 401 UNAUTHORIZED
+| WWW-Authenticate: Bearer realm="taskapi", error="invalid_token"
+// a token of another scheme is none
+GET /api | Authorization: Basic s3cret -> 401 … | WWW-Authenticate: Bearer realm="taskapi"
+// the token, after any number of blanks, and of a scheme in any case
+POST /api/tasks {"task_name":"a"} | Authorization: Bearer s3cret -> 201 …
+GET /debug/storage | Authorization: bearer   s3cret -> 200 {…}
+// what is not there needs the token, too
+GET /api -> 401 UNAUTHORIZED
+PUT /api/tasks -> 401 UNAUTHORIZED
+GET /debug/nowhere -> 401 UNAUTHORIZED
+// through a proxy, the token does not help
+GET /debug/storage | Via: 1.1 proxy | Authorization: Bearer s3cret -> 403 FORBIDDEN
+// everything else needs none
+GET /health -> 200 …
+GET /metrics -> 200 …
+GET /nowhere -> 404 NOT_FOUND
+`}, {"-token-file=TOKEN -cors-origins=https://a.example,http://b.example:8080", `
+// a preflight of an allowed origin, which has no token
+OPTIONS /api/tasks | Origin: https://a.example | Access-Control-Request-Method: POST
+-> 204 | Access-Control-Allow-Origin: https://a.example | Access-Control-Allow-Credentials: true
+| Access-Control-Allow-Headers: Authorization, Content-Type, X-Request-Id
+| Access-Control-Allow-Methods: GET, POST | Access-Control-Max-Age: 600 | Vary: Origin
+// a preflight of another origin, or of another port
+OPTIONS /api/tasks | Origin: https://c.example | Access-Control-Request-Method: POST
+-> 403 FORBIDDEN | Access-Control-Allow-Origin: | Vary: Origin
+OPTIONS / | Origin: https://a.example:8443 | Access-Control-Request-Method: GET -> 403 FORBIDDEN
+// an allowed origin may write, and its scripts may read more than scripts can
+POST /api/tasks {"task_name":"a"} | Authorization: Bearer s3cret | Origin: http://b.example:8080
+-> 201 … | Access-Control-Allow-Origin: http://b.example:8080 | Vary: Origin
+| Access-Control-Expose-Headers: Location, Retry-After, X-Request-Id
+| Access-Control-Allow-Credentials: true
+// an allowed origin may read errors
+GET /api | Origin: https://a.example -> 401 … | Access-Control-Allow-Origin: https://a.example
+// another origin's read is the browser's business, and caches know that the origin matters
+GET /health | Origin: https://c.example -> 200 … | Access-Control-Allow-Origin: | Vary: Origin
+// even without one
+GET /health -> 200 … | Vary: Origin
+// a sandboxed page is of no origin
+POST /api/tasks {"task_name":"a"} | Authorization: Bearer s3cret | Origin: null -> 403 FORBIDDEN
+`}}
+
+func TestWire(t *testing.T) {
+	t.Parallel()
+	for _, talk := range conversations {
+		t.Run("taskapi "+talk.flags, func(t *testing.T) {
+			t.Parallel()
+			flags := strings.ReplaceAll(talk.flags, "TOKEN", write(t, "token", " s3cret\n"))
+			play(t, start(t, strings.Fields(flags)...), parse(talk.script))
+		})
+	}
+}
+
+func TestPaging(t *testing.T) {
+	t.Parallel()
+	c := start(t)
+	for name := range strings.FieldsSeq("a b c d e") {
+		c.call(t, 201, "POST", "/api/tasks", `{"task_name":"`+name+`"}`)
+	}
+	for _, path := range []string{"/api/tasks", "/debug/storage"} {
+		// A full last page is the last one, too.
+		for limit, want := range map[string]string{"1": "a b c d e", "2": "ab cd e", "5": "abcde"} {
+			got, after := "", ""
+			for more := true; more; {
+				body := c.call(t, 200, "GET", path+"?limit="+limit+after, "").body
+				got += strings.Join(find(body, `"task_name":"(.)"`), "") + " "
+				next := find(body, `"next":"(.*)"`)
+				if more = next != nil; more {
+					after = "&after=" + next[0]
+				}
+			}
+			equal(t, "pages of "+path+" by "+limit, got, want+" ")
+		}
+	}
+}
+
+// The peer's address decides who may look inside. On a real connection, it is the loopback here.
+func TestDebugIsForThisHost(t *testing.T) {
+	t.Parallel()
+	s, _ := build(t)
+	for peer, want := range map[string]int{
+		"127.0.0.1:9": 200, "127.8.8.8:9": 200, "[::1]:9": 200, "[::ffff:127.0.0.1]:9": 200,
+		"192.0.2.1:9": 403, "[2001:db8::1]:9": 403, "[::ffff:192.0.2.1]:9": 403, "": 403, "@": 403,
+	} {
+		req := httptest.NewRequest("GET", "http://localhost/debug/storage", nil)
+		req.RemoteAddr = peer
+		rec := httptest.NewRecorder()
+		s.ServeHTTP(rec, req)
+		read(t, rec.Result(), want, "/debug/storage", "GET /debug/storage from "+peer)
+	}
+}
+
+// A profile that is already being taken is the one failure that can be had from outside.
+func TestFailureInsidePprof(t *testing.T) {
+	pprof.StartCPUProfile(io.Discard) // fails if go test -cpuprofile has done it: as good
+	defer pprof.StopCPUProfile()
+	a := start(t).call(t, 500, "GET", "/debug/pprof/profile?seconds=1", "")
+	equal(t, a.curl, a.header.Get("Content-Type"), "text/plain; charset=utf-8")
+}
+
+// Hostile clients: what is no request is refused, and nobody else notices. What net/http refuses by
+// itself has no envelope.
+func TestHostileClients(t *testing.T) {
+	t.Parallel()
+	c := start(t)
+	const get, host, bare = "GET / HTTP/1.1\r\n", "Host: x\r\n", "…\r\n\r\n400 Bad Request…"
+	const post = "POST /api/tasks HTTP/1.1\r\n" + host + "Content-Type: application/json\r\n"
+	for _, row := range []struct{ name, send, want string }{
+		{"no HTTP", "\x16\x03\x01\x02\x00hello\r\n\r\n", "400" + bare},
+		{"no host", get + "\r\n", "400" + bare},
+		{"a broken escape", "GET /api/tasks/100% HTTP/1.1\r\n" + host + "\r\n", "400" + bare},
+		{"two lengths", post + "Content-Length: 5\r\nContent-Length: 6\r\n\r\n", "400" + bare},
+		{"a header too large", get + host + strings.Repeat("a", 40<<10) + ":\r\n\r\n", "431 …"},
+		{"a wish that nobody knows", get + host + "Expect: cake\r\n\r\n", "417 …Length: 0\r\n\r\n"},
+		{"OPTIONS *", "OPTIONS * HTTP/1.1\r\n" + host + "\r\n", "200 …Length: 0\r\n…\r\n\r\n"},
+		{"a body too large is not even asked for", post + "Expect: 100-continue\r\n" +
+			"Content-Length: 65537\r\n\r\n", `413 …"BODY_TOO_LARGE"…`},
+		{"a cut body", post + "Content-Length: 50\r\n\r\n{", `400 …"MALFORMED_JSON"…`},
+		{"chunks beyond the limit", post + "Transfer-Encoding: chunked\r\n\r\n10001\r\n" +
+			strings.Repeat(" ", 0x10001) + "\r\n0\r\n\r\n", `413 …"BODY_TOO_LARGE"…`},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			conn, err := c.dial()
+			must(t, err)
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			io.WriteString(conn, row.send)
+			conn.(*net.TCPConn).CloseWrite()
+			got, _ := io.ReadAll(conn) // a reset after the answer is the service's right
+			once := bytes.Count(got, []byte("HTTP/1.1 ")) == 1
+			if !once || !matches(string(got), "HTTP/1.1 "+row.want) {
+				t.Errorf("sent %.200q\n got: %s\nwant: %s, once", row.send, got, row.want)
+			}
+		})
+	}
+	late := iotest.ErrReader(os.ErrDeadlineExceeded)
+	header := http.Header{"Content-Type": {"application/json"}}
+	serveOnce(t, c.service, 408, "POST", "/api/tasks", late, header)
+	for range 100 { // half a request costs a goroutine for a while, and nobody else anything
+		conn, err := c.dial()
+		must(t, err)
+		defer conn.Close()
+		io.WriteString(conn, post+"Content-Le")
+	}
+	c.call(t, 201, "POST", "/api/tasks", `{"task_name":"a"}`)
+	stored, _ := c.store.state()
+	equal(t, "tasks after hostile clients", stored, 1)
+}
+
+// --- 3. Health: from what the host says, however absurd, to what an operator reads. ---
+
+// rows splits a table into its cells.
+func rows(table string) (rows [][]string) {
+	for line := range strings.Lines(table) {
+		if cells := strings.Split(line, "|"); len(cells) > 1 {
+			for i := range cells {
+				cells[i] = strings.TrimSpace(cells[i])
+			}
+			rows = append(rows, cells)
+		}
+	}
+	return rows
+}
+
+const quietCPU, quietMemory = "100 0 40 848 0 8 4", "1000 542" // 15.2 % and 45.8 %
+
+// fakeProc makes gopsutil read these numbers of the CPU and of memory, in kB. Without numbers there
+// is no file.
+func fakeProc(t *testing.T, cpu, memory string) {
+	if runtime.GOOS != "linux" {
+		t.Skip("gopsutil reads /proc on Linux only")
+	}
+	meminfo, names := "", strings.Fields("MemTotal: MemAvailable: MemFree: Cached: Shmem:")
+	for i, kB := range strings.Fields(memory) {
+		meminfo += names[i] + " " + kB + " kB\n"
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{"stat": "cpu  " + cpu + "\n", "meminfo": meminfo} {
+		if strings.ContainsAny(text, "0123456789") {
+			must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+		}
+	}
+	t.Setenv("HOST_PROC", dir)
+}
+
+// report is the detailed health.
+type report struct {
+	Status string
+	Checks map[string]map[string]any
+}
+
+func health(t testing.TB, s *service, want int) (r report) {
+	t.Helper()
+	a := serveOnce(t, s, want, "GET", "/health/detailed", nil, nil)
+	decoder := json.NewDecoder(strings.NewReader(a.body))
+	decoder.UseNumber() // numbers stay text, because their form matters to bc
+	must(t, decoder.Decode(&r))
+	equal(t, a.curl+"\nstatus", r.Status, map[int]string{200: "healthy", 503: "unhealthy"}[want])
+	return r
+}
+
+// shown is one reading in short: "15.2 normal", or why it is left out.
+func (r report) shown(name string) string {
+	system := r.Checks["system_resources"]
+	if reading, ok := system[name].(map[string]any); ok {
+		return fmt.Sprint(reading["usage_percent"], " ", reading["status"])
+	}
+	for reason := range strings.SplitSeq(fmt.Sprint(system["reason"]), "; ") {
+		if why, ok := strings.CutPrefix(reason, name+": "); ok {
+			return why
+		}
+	}
+	return "left out without a reason"
+}
+
+// sample reads the host once, as the sensors do at each interval.
+func sample(s *service) {
+	for _, sensor := range s.host {
+		sensor.sample(s.log)
+	}
+}
+
+func postTask(t testing.TB, s *service, want int, body string) answer {
+	t.Helper()
+	header := http.Header{"Content-Type": {"application/json"}}
+	return serveOnce(t, s, want, "POST", "/api/tasks", strings.NewReader(body), header)
+}
+
+func TestReadings(t *testing.T) {
+	for _, row := range rows(`
+		cpu    | 100 0 40 848 0 8 4      | 15.2 normal | user, system and interrupts are work
+		cpu    | 10 0 0 60 20 0 0 10     | 20 normal   | stolen time is no rest, waiting is no work
+		cpu    | 800 0 0 200 0 0 0       | 80 normal   | 80 percent are normal
+		cpu    | 801 0 0 199 0 0 0       | 80.1 high   | a little more is high
+		cpu    | 1 0 0 2 0 0 0           | 33.3 normal | one fraction digit is enough
+		cpu    | 1 0 0 99999999999 0 0 0 | 0 normal    | next to nothing has no exponent
+		cpu    | 0 0 0 0 0 0 0           | …failed     | no time has ever passed
+		cpu    | -100 0 0 50 0 0 0       | …failed     | negative time
+		cpu    | NaN 0 0 1 0 0 0         | …failed     | no number
+		cpu    |                         | …failed     | no file
+		memory | 1000 199                | 80.1 high   | what is not available is in use
+		memory | 1000 60 50 800 790      | 94 high     | a full tmpfs is no free page cache
+		memory | 1000 1001               | …failed     | more available than there is
+		memory | 1000                    | …failed     | half a file
+		memory |                         | …failed     | no file`) {
+		name, numbers, want := row[0], row[1], row[2]
+		t.Run(row[3]+", "+name, func(t *testing.T) {
+			proc := map[string]string{"cpu": quietCPU, "memory": quietMemory}
+			proc[name] = numbers
+			fakeProc(t, proc["cpu"], proc["memory"])
+			s, _ := build(t, "-disk-path="+t.TempDir(), "-disk-high=100")
+			sample(s)
+			percent, err := strconv.ParseFloat(strings.Fields(want)[0], 64)
+			status := map[bool]int{true: 200, false: 503}[err == nil]
+			got := health(t, s, status).shown(name)
+			ratio, known := scrape(t, s)["system_"+name+"_usage_ratio"]
+			ok := matches(got, want) && known == (err == nil) && math.Abs(ratio-percent/100) < 1e-9
+			equal(t, fmt.Sprint(name, ": ", got, ", ratio ", ratio, known, " is ", want), ok, true)
+		})
+	}
+}
+
+func TestHighIsInformationAndNoFault(t *testing.T) {
+	fakeProc(t, "90 0 0 10 0 0 0", quietMemory)
+	s, _ := build(t, "-cpu-high=95", "-memory-high=45.7", "-disk-high=0")
+	sample(s)
+	r := health(t, s, 200)
+	got := r.shown("cpu") + ", " + r.shown("memory") + ", " + r.shown("disk")
+	equal(t, got+" is right", matches(got, "90 normal, 45.8 high, … high"), true)
+}
+
+func TestCPUIsReadSinceBootAndThenSinceTheLastReading(t *testing.T) {
+	s, _ := build(t)
+	for _, row := range rows(`
+		10 0 0 90 0 0 0    | 10 normal | since boot
+		10 0 0 90 0 0 0    | 10 normal | no time has passed: the last value stands
+		40 0 0 160 0 0 0   | 30 normal | since the last reading
+		50 0 0 160 40 0 0  | 20 normal | with some waiting for the disk
+		90 0 0 200 30 0 0  | 20 normal | iowait went back, as it may: the last value stands
+		140 0 0 250 30 0 0 | 50 normal | and the next one counts from there`) {
+		fakeProc(t, row[0], quietMemory)
+		sample(s)
+		equal(t, "CPU, "+row[2], health(t, s, 200).shown("cpu"), row[1])
+	}
+}
+
+// What is wrong with one part makes the service unhealthy. It is ready as long as it takes tasks,
+// and alive whatever happens: who restarts or watches it must not take its end for a failure.
+func TestUnhealthy(t *testing.T) {
+	fakeProc(t, quietCPU, quietMemory)
+	for _, row := range []struct {
+		check, reason string
+		ready         int
+		hurt          func(*testing.T, *service)
+	}{
+		{"system_resources", "disk: the reading failed", 200, func(_ *testing.T, s *service) {
+			s.host[2].read = func() (values, error) { return readDisk("/no/such/disk") }
+			sample(s)
+		}},
+		{"storage", "the store is full", 503, func(t *testing.T, s *service) {
+			postTask(t, s, 201, `{"task_name":"a"}`)
+		}},
+		{"storage", "the data file has failed: …", 503, func(t *testing.T, s *service) {
+			s.store.file.(*os.File).Close()
+			postTask(t, s, 500, `{"task_name":"a"}`)
+		}},
+		{"application", "…stop", 503, func(_ *testing.T, s *service) { s.draining.Store(true) }},
+	} {
+		t.Run(row.reason, func(t *testing.T) {
+			s, _ := build(t, "-max-tasks=1", "-data-file="+write(t, "tasks", ""))
+			sample(s)
+			health(t, s, 200)
+			row.hurt(t, s)
+			r, page := health(t, s, 503), scrape(t, s)
+			for check := range strings.FieldsSeq("application storage system_resources") {
+				want := "healthy <nil> 1"
+				if check == row.check {
+					want = "unhealthy " + row.reason + " 0"
+				}
+				got := fmt.Sprint(r.Checks[check]["status"], " ", r.Checks[check]["reason"], " ",
+					page[`health_check_status{check="`+check+`"}`])
+				equal(t, check+": "+got+"\nis "+want, matches(got, want), true)
+			}
+			serveOnce(t, s, row.ready, "GET", "/health/readiness", nil, nil)
+			serveOnce(t, s, 200, "GET", "/health/liveness", nil, nil)
+			serveOnce(t, s, 200, "GET", "/health", nil, nil)
+		})
+	}
+}
+
+// Whoever asks a hung file system how full it is has to wait. Nobody waits for him: not the start,
+// not an answer, not another sensor. Sensors that outlive their context fail the bubble.
+func TestASensorThatHangsAgesItsOwnReadingAndNoOther(t *testing.T) {
+	fakeProc(t, quietCPU, quietMemory)
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := build(t)
+		answer := make(chan error)
+		defer close(answer)
+		s.host[2].read = func() (values, error) {
+			return values{"usage_percent": 37.1, "free_bytes": 1}, <-answer
+		}
+		expect := func(when string, status int, disk string) {
+			t.Helper()
+			r, page := health(t, s, status), scrape(t, s)
+			got := []string{r.shown("cpu"), r.shown("memory"), r.shown("disk")}
+			equal(t, when, strings.Join(got, ", "), "15.2 normal, 45.8 normal, "+disk)
+			_, known := page["system_disk_usage_ratio"]
+			equal(t, when+", the metrics know the disk", known, status == 200)
+		}
+		reply := func(err error) { answer <- err; synctest.Wait() }
+		began := time.Now()
+		startSensors(t.Context(), s.log, s.host)
+		equal(t, "the start goes on within an interval", time.Since(began) < sampleInterval, true)
+		expect("the first answer", 503, "not read yet")
+		reply(nil)
+		expect("when the disk has answered", 200, "37.1 normal")
+		time.Sleep(3 * sampleInterval)
+		expect("a reading is good for three intervals", 200, "37.1 normal")
+		time.Sleep(time.Nanosecond)
+		expect("after a little more", 503, "the last reading is too old")
+		equal(t, "age", scrape(t, s)[`system_sample_age_seconds{reading="disk"}`], 15.000000001)
+		time.Sleep(time.Hour)
+		expect("after an hour without the disk", 503, "the last reading is too old")
+		reply(errors.New("no such disk"))
+		expect("when the disk has failed", 503, "the reading failed")
+	})
+}
+
+// --- 4. Metrics: the page as Prometheus must find it, which is more than promtool checks. ---
+
+// scrape gets the page of metrics and returns its samples by series, as they are written.
+func scrape(t testing.TB, s *service) map[string]float64 {
+	t.Helper()
+	samples, faults := parsePage(serveOnce(t, s, 200, "GET", "/metrics", nil, nil).body)
+	equal(t, "faults of the page of metrics: "+strings.Join(faults, "\n"), len(faults), 0)
+	return samples
+}
+
+// What begins a family, and a sample after the family's name. Prometheus 3 would rename le="1".
+var (
+	familyHead = regexp.MustCompile(`^(\S+) .+\n# TYPE (\S+) (counter|gauge|histogram|summary)\n`)
+	sampleTail = regexp.MustCompile(`^((?:_bucket|_sum|_count|)(?:\{(?:[a-z_]+="[^"\\]*",?)*?` +
+		`(?:le="(\d+\.\d+|\+Inf)")?\})?) ([0-9.e+-]+)\n$`)
+)
+
+// parsePage is a strict reader of the text format 0.0.4. Half of what it refuses promtool lets
+// pass, and Prometheus takes in silence: a histogram that does not add up, families in pieces,
+// series that are there twice, NaN. The samples of a histogram have to stand together.
+func parsePage(page string) (samples map[string]float64, faults []string) {
+	samples = map[string]float64{}
+	check := func(ok bool, text string) {
+		if !ok {
+			faults = append(faults, strconv.Quote(text))
+		}
+	}
+	check(strings.ToValidUTF8(page, "") == page && strings.HasPrefix(page, "# HELP "), "the page")
+	families := map[string]bool{}
+	for text := range strings.SplitSeq(strings.TrimPrefix(page, "# HELP "), "# HELP ") {
+		head := append(familyHead.FindStringSubmatch(text), "", "", "", "")
+		family, kind := head[1], head[3]
+		isCounter := strings.HasSuffix(family, "_total") == (kind == "counter")
+		check(family != "" && family == head[2] && !families[family] && isCounter, text)
+		families[family] = true
+		var bound, count, summed float64 // of the histogram whose buckets have begun
+		for line := range strings.Lines(text[len(head[0]):]) {
+			tail, mine := strings.CutPrefix(line, family)
+			part := append(sampleTail.FindStringSubmatch(tail), "", "", "", "")
+			suffix, _, _ := strings.Cut(part[1], "{")
+			value, err := strconv.ParseFloat(part[3], 64)
+			_, twice := samples[family+part[1]]
+			samples[family+part[1]] = value
+			check(mine && err == nil && value >= 0 && !twice, line)
+			switch le, _ := strconv.ParseFloat(part[2], 64); kind + suffix {
+			case "histogram_bucket":
+				check(le > bound && value >= count, line)
+				bound, count = le, value
+			case "histogram_sum":
+				summed++
+			case "histogram_count":
+				check(math.IsInf(bound, 1) && value == count && summed == 1, line)
+				bound, count, summed = 0, 0, 0
+			default: // a summary has samples of all three kinds
+				check(suffix == "" || kind == "summary" && suffix != "_bucket", line)
+			}
+		}
+		check(bound == 0, family)
+	}
+	return samples, faults
+}
+
+// The checker itself must be able to fail.
+func TestPageChecker(t *testing.T) {
+	t.Parallel()
+	const good = `# HELP a_seconds h
+# TYPE a_seconds histogram
+a_seconds_bucket{x="1",le="0.1"} 1
+a_seconds_bucket{x="1",le="+Inf"} 2
+a_seconds_sum{x="1"} 3
+a_seconds_count{x="1"} 2
+# HELP b h
+# TYPE b gauge
+b{x="1",y="1"} 1
+`
+	_, faults := parsePage(good)
+	equal(t, "faults of a good page "+strings.Join(faults, " "), len(faults), 0)
+	for _, edit := range [][2]string{
+		{"} 1\n", "} 1"}, {"\n", "\r\n"}, {"# HELP b h\n", ""}, {"# TYPE b gauge\n", ""},
+		{" b", " a_seconds"}, {"b{", "c{"}, {"b{", "b_sum{"}, {"gauge", "counter"}, {"gauge", "x"},
+		{"0.1", "1"}, {"0.1", "+Inf"}, {"+Inf", "0.2"}, {`0.1"} 1`, `0.1"} 3`}, {"3\n", "3 17\n"},
+		{"3\n", "NaN\n"}, {"3\n", "-3\n"}, {"_sum", "_count"}, {`count{x="1"} 2`, `count{x="1"} 3`},
+		{"a_seconds_count{x=\"1\"} 2\n", ""}, {"a_seconds_sum{x=\"1\"} 3\n", ""}, {`y="1"`, `y="1`},
+		{`y="1"`, `y="\t"`}, {`y="1"`, "y=\"\xff\""},
+	} {
+		bad := strings.ReplaceAll(good, edit[0], edit[1])
+		_, faults := parsePage(bad)
+		equal(t, "a fault is found in\n"+bad, len(faults) > 0 && bad != good, true)
+	}
+}
+
+// With a series missing, an alert's ratio is no number, and the first error is no increase.
+func TestSeriesExistBeforeTheFirstRequest(t *testing.T) {
+	t.Parallel()
+	s, _ := build(t)
+	s.process.sample(s.log)
+	page := serveOnce(t, s, 200, "GET", "/metrics", nil, nil).body
+	equal(t, fmt.Sprint("a fresh page of ", len(page), " bytes is small"), len(page) < 25_000, true)
+	samples, _ := parsePage(page)
+	zero := []string{"tasks_created_total", "log_lost_bytes_total"}
+	for _, rt := range s.api() {
+		labels := fmt.Sprintf(`{method="%s",route="%s",`, rt.Method, rt.Path)
+		success := map[string]string{"GET": `code="200"}`, "POST": `code="201"}`}[rt.Method]
+		zero = append(zero, "http_requests_total"+labels+success,
+			"http_requests_total"+labels+`code="500"}`,
+			"http_request_duration_seconds_bucket"+labels+`le="0.1"}`,
+			"http_request_duration_seconds_bucket"+labels+`le="1.0"}`)
+	}
+	for labels, values := range map[string]string{
+		"log_events_total{category=": `VALIDATION AUTHENTICATION SECURITY ATTACK TIMEOUT
+			PERFORMANCE`,
+		"task_errors_total{error_code=": `VALIDATION_ERROR MALFORMED_JSON UNAUTHORIZED FORBIDDEN
+			NOT_FOUND METHOD_NOT_ALLOWED REQUEST_TIMEOUT BODY_TOO_LARGE UNSUPPORTED_MEDIA_TYPE
+			RATE_LIMITED INTERNAL_ERROR STORE_FULL`,
+	} {
+		for value := range strings.FieldsSeq(values) {
+			zero = append(zero, labels+strconv.Quote(value)+"}")
+		}
+	}
+	for _, series := range zero {
+		value, there := samples[series]
+		equal(t, fmt.Sprint(series, " is there: ", there, ", ", value), there && value == 0, true)
+	}
+	for series := range strings.FieldsSeq(`go_goroutines go_threads go_memstats_alloc_bytes
+		go_memstats_heap_inuse_bytes go_memstats_sys_bytes go_memstats_next_gc_bytes
+		process_start_time_seconds process_cpu_seconds_total process_resident_memory_bytes
+		process_open_fds process_max_fds go_info{version="` + runtime.Version() + `"}`) {
+		_, there := samples[series]
+		equal(t, series+" is there", there || runtime.GOOS != "linux", true)
+	}
+}
+
+// No client can make the page grow: labels come from a closed set.
+func TestLabelsAreClosed(t *testing.T) {
+	t.Parallel()
+	s, _ := build(t, "-log-level=critical")
+	var before map[string]float64
+	for i := range 50 {
+		if i == 1 { // every status that an attack can have has been there
+			runtime.GC() // one family tells when the last collection was
+			before = scrape(t, s)
+		}
+		for method := range strings.FieldsSeq("GET HEAD POST PUT CONNECT OPTIONS " + newID()) {
+			for path := range strings.FieldsSeq("/ /api/tasks/ /debug/pprof/ /health/ /%/ //") {
+				req := httptest.NewRequest("GET", "/", nil)
+				req.Method, req.URL.Path = method, path+newID()
+				s.ServeHTTP(httptest.NewRecorder(), req)
+			}
+		}
+	}
+	after := scrape(t, s)
+	maps.DeleteFunc(after, func(key string, _ float64) bool { _, old := before[key]; return old })
+	equal(t, fmt.Sprint("series that unknown methods and paths have added: ", after), len(after), 0)
+}
+
+// Under load, every page adds up by itself, and after it the counters add up to what was sent. Who
+// has the end of an answer can rely on them, however long it is.
+func TestMetricsUnderLoad(t *testing.T) {
+	t.Parallel()
+	const old = `{"task_id":"task_A","task_name":"a","user_id":"u","status":"pending",` +
+		`"created_at":"2025-10-23T10:30:00Z"}` + "\n"
+	c := start(t, "-max-tasks=1000", "-data-file="+write(t, "tasks", old))
+	sums := func() map[string]float64 {
+		sums := map[string]float64{}
+		for series, value := range scrape(t, c.service) {
+			name, _, _ := strings.Cut(series, "{")
+			sums[name] += value
+		}
+		counted := sums["http_requests_total"]
+		equal(t, "requests timed", sums["http_request_duration_seconds_count"], counted)
+		return sums
+	}
+	const clients, each, more = 4, 50, 10
+	var load sync.WaitGroup
+	for range clients {
+		load.Go(func() {
+			for range each {
+				c.call(t, 201, "POST", "/api/tasks", `{"task_name":"a"}`)
+				c.call(t, 404, "GET", "/nowhere", "")
+			}
+		})
+	}
+	for range more {
+		sums()
+	}
+	load.Wait()
+	for range more {
+		a := c.call(t, 200, "GET", "/api/tasks", "")
+		equal(t, a.curl+"\nrequests in flight, after the answer", c.metrics.inFlight.Load(), 0)
+	}
+	written, got := float64(len(c.log.String())), sums()
+	for name, want := range map[string]float64{
+		"http_requests_total": 2*clients*each + 2*more, "task_errors_total": clients * each,
+		"tasks_created_total": clients * each, "tasks_stored": clients*each + 1,
+		"tasks_capacity": 1000, "http_requests_in_flight": 1, "log_written_bytes_total": written,
+	} {
+		equal(t, "sum of "+name+" after the load", got[name], want)
+	}
+}
+
+// --- 5. Logs: one line per request, which greps find and no client can forge. ---
+
+// steps are what the route POST /do/{what} can be asked to do, one after the other.
+var steps = map[string]func(*response) error{
+	"sleep":   func(*response) error { time.Sleep(time.Second); return nil },
+	"write":   func(w *response) error { _, err := io.WriteString(w, "half"); return err },
+	"503":     func(w *response) error { w.WriteHeader(503); return nil },
+	"nothing": func(*response) error { return nil },
+	"miss":    func(*response) error { return newError(notFound, "x") },
+	"err":     func(*response) error { return newError(validationError, "x") },
+	"fail":    func(*response) error { return errors.New("secret") },
+	"panic":   func(*response) error { panic("secret") },
+	"abort":   func(*response) error { panic(http.ErrAbortHandler) },
+}
+
+func do(w *response, r *http.Request) (err error) {
+	for step := range strings.SplitSeq(r.PathValue("what"), "-") {
+		err = cmp.Or(err, steps[step](w))
+	}
+	return err
+}
+
+var doRoute = route{"POST", "/do/{what}", "", anyone, 200, do}
+
+// records are what the line of a request says (status, level, category and msg without its last
+// word), the request (to /api/tasks, if it names no path; with a header or a flag of the service),
+// and how the metrics count it.
+const records = `
+// What goes well.
+200 INFO -                   | GET /health                           | GET /health
+200 INFO -                   | HEAD /health                          | GET /health
+201 INFO -                   | POST {"task_name":"a"}                | POST /api/tasks
+201 INFO -                   | POST {"task_name":"a\n"}              | POST /api/tasks
+204 INFO -                   | OPTIONS; Origin: https://a.example    | other unmatched
+200 INFO -                   | POST /do/nothing                      | POST /do/{what}
+// What may happen to anybody.
+404 INFO -                   | GET /api/tasks/task_A                 | GET /api/tasks/{task_id}
+404 INFO -                   | GET /nowhere                          | other unmatched
+405 INFO -                   | BREW /health                          | other unmatched
+415 INFO -                   | POST {}; Content-Type: text/plain     | POST /api/tasks
+// What clients do wrong. Damaged text is no attack, and neither is what is trimmed away.
+400 WARNING VALIDATION       | POST {"task_name":"\ud800"}           | POST /api/tasks
+400 WARNING VALIDATION       | POST {"task_name":"\xff"}             | POST /api/tasks
+400 WARNING ATTACK           | POST {"task_name":"a\u0007b"}         | POST /api/tasks
+400 WARNING ATTACK           | POST {"user_id":"a\u001bb","x":1}     | POST /api/tasks
+401 WARNING AUTHENTICATION   | GET; -token-file=TOKEN                | GET /api/tasks
+403 WARNING SECURITY         | POST {}; Sec-Fetch-Site: cross-site   | POST /api/tasks
+403 WARNING SECURITY         | OPTIONS; Origin: https://b.example    | other unmatched
+408 WARNING TIMEOUT          | POST late                             | POST /api/tasks
+413 WARNING SECURITY         | POST 70kB                             | POST /api/tasks
+429 WARNING SECURITY         | POST {"task_name":"a"}; -rate=1       | POST /api/tasks
+// What is slow, if there is nothing worse to say.
+200 INFO -                   | POST /do/sleep-write; -slow=1s        | POST /do/{what}
+200 WARNING PERFORMANCE SLOW | POST /do/sleep-write                  | POST /do/{what}
+404 WARNING PERFORMANCE SLOW | POST /do/sleep-miss                   | POST /do/{what}
+400 WARNING VALIDATION SLOW  | POST /do/sleep-err                    | POST /do/{what}
+500 ERROR - SLOW             | POST /do/sleep-fail                   | POST /do/{what}
+// What the service does wrong.
+503 WARNING -                | GET /health/detailed                  | GET /health/detailed
+503 ERROR -                  | POST /do/503                          | POST /do/{what}
+507 ERROR -                  | POST {"task_name":"a"}; -max-tasks=1  | POST /api/tasks
+200 ERROR -                  | POST /do/write-fail                   | POST /do/{what}
+500 CRITICAL -               | POST /do/panic                        | POST /do/{what}
+200 CRITICAL -               | POST /do/write-panic                  | POST /do/{what}
+500 ERROR -                  | POST /do/abort                        | POST /do/{what}`
+
+func TestRecords(t *testing.T) {
+	t.Parallel()
+	for _, row := range rows(records) {
+		t.Run(row[1], func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testRecord(t, row) })
+		})
+	}
+}
+
+func testRecord(t *testing.T, row []string) {
+	says, labels := row[0], strings.Fields(row[2])
+	request, setting, _ := strings.Cut(row[1], "; ")
+	method, body, _ := strings.Cut(request, " ")
+	path := "/api/tasks"
+	if strings.HasPrefix(body, "/") {
+		path, body = body, ""
+	}
+	body = strings.NewReplacer("70kB", strings.Repeat(" ", 70_000), `\xff`, "\xff").Replace(body)
+	header := http.Header{"Content-Type": {"application/json"}, "X-Request-Id": {"r1"},
+		"Access-Control-Request-Method": {"POST"}}
+	flags := []string{"-log-format=json", "-cors-origins=https://a.example"}
+	if name, value, ok := strings.Cut(setting, ": "); ok {
+		header.Set(name, value)
+	} else if setting != "" {
+		flags = append(flags, strings.Replace(setting, "TOKEN", write(t, "token", "s3cret"), 1))
+	}
+	s, log := build(t, flags...)
+	s.handle(doRoute)
+	s.limiter.take(time.Now()) // the one token of -rate=1, and the one place of -max-tasks=1
+	must(t, s.store.add(Task{}))
+	req, rec := httptest.NewRequest(method, path, strings.NewReader(body)), httptest.NewRecorder()
+	if req.Header = header; body == "late" {
+		req.Body = io.NopCloser(iotest.ErrReader(os.ErrDeadlineExceeded))
+	}
+	func() {
+		defer func() { recover() }() // as net/http does when a handler hangs up
+		s.ServeHTTP(rec, req)
+		if rec.Code == 500 {
+			read(t, rec.Result(), 500, path, method)
+		}
+	}()
+	line, answer := log.String(), rec.Body.String()
+	var object map[string]any
+	must(t, json.Unmarshal([]byte(line), &object)) // one line
+	f := map[string]string{}
+	for key, value := range object {
+		f[key] = fmt.Sprint(value)
+	}
+
+	said := []string{f["status"], f["level"], cmp.Or(f["category"], "-"), f["msg"], f["method"],
+		f["route"], f["path"], f["remote"], f["request_id"], f["panic"] + f["cause"]}
+	want := []string{says, "request", method, labels[1], path, "192.0.2.1:1234", "r1", ""}
+	counted := map[string]float64{`http_requests_total{method="` + labels[0] + `",route="` +
+		labels[1] + `",code="` + f["status"] + `"}`: 1}
+	more := ""
+	switch {
+	case f["category"] != "":
+		more, counted[`log_events_total{category="`+f["category"]+`"}`] = " category", 1
+	case f["status"] == "201":
+		more = " task_id user_id"
+	case strings.HasSuffix(path, "panic"):
+		more, want[7] = " panic stack", "secret"
+		equal(t, line+"leads to the cause", strings.Contains(f["stack"], ".do("), true)
+	case strings.HasSuffix(path, "fail"):
+		more, want[7] = " cause", "secret"
+		counted[`task_errors_total{error_code="INTERNAL_ERROR"}`] = 1 // even if it was not seen
+	}
+	equal(t, line, strings.Join(said, " "), strings.Join(want, " "))
+	keys := slices.Sorted(strings.FieldsSeq(more +
+		" bytes duration level method msg path remote request_id route status time"))
+	equal(t, line+"has keys", fmt.Sprint(slices.Sorted(maps.Keys(f))), fmt.Sprint(keys))
+	equal(t, line+"HEAD has no bytes", f["bytes"] == "0" || method != "HEAD", true)
+	trouble := regexp.MustCompile("ERROR|CRITICAL") // what the guide greps for finds nothing else
+	equal(t, line+"is trouble", trouble.FindString(line), trouble.FindString(f["level"]))
+	equal(t, answer+"\ntells of the inside", strings.Contains(answer, "secret"), false)
+
+	var e envelope
+	if json.Unmarshal([]byte(answer), &e); e.Code != "" {
+		counted[`task_errors_total{error_code="`+e.Code+`"}`] = 1
+	}
+	page := scrape(t, s)
+	answers := regexp.MustCompile(`^(http_requests|log_events|task_errors)_total`)
+	maps.DeleteFunc(page, func(series string, value float64) bool {
+		return value == 0 || !answers.MatchString(series)
+	})
+	equal(t, request+" counts", fmt.Sprint(page), fmt.Sprint(counted))
+}
+
+func TestLogCannotBeForged(t *testing.T) {
+	t.Parallel()
+	const forged = "x\r\ntime=2000-01-01T00:00:00Z level=CRITICAL category=SECURITY \"msg\"=\\\" " +
+		"\x1b[2J\u009b\u202e\u2028\xff\",\"level\":\"ERROR"
+	const user = "x level=CRITICAL category=SECURITY %20 \" \u202e\u2028 \\\",\"level\":\"ERROR"
+	for format, separator := range map[string]string{"text": "=", "json": `":`} {
+		s, log := build(t, "-log-format="+format)
+		req := httptest.NewRequest("`|'level*CRITICAL", "/", nil) // net/http takes no other methods
+		req.URL.Path, req.URL.RawQuery = "/nowhere"+forged, forged
+		req.Header = http.Header{"X-Request-Id": {forged}, "User-Agent": {forged}}
+		s.ServeHTTP(httptest.NewRecorder(), req)
+		body, _ := json.Marshal(map[string]string{"task_name": "a", "user_id": user})
+		postTask(t, s, 201, string(body))
+		text := log.String()
+		equal(t, "lines of "+text, strings.Count(text, "\n"), 2)
+		equal(t, "keys in "+text, strings.Count(text, separator), 11+13) // task_id and user_id
+		bad := regexp.MustCompile("[\r\x1b\u009b\u202e\u2028\ufffd]|(category|level)=[CS]|:\"[CS]")
+		equal(t, text+"\nin which greps find", bad.FindString(text), "")
+		equal(t, text+"\ntells the user", strings.Contains(text, url.QueryEscape(user)), true)
+	}
+}
+
+func TestLineIsAsTheGuideShowsIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, log := build(t)
+		postTask(t, s, 201, `{"task_name":"a","user_id":"u=1"}`)
+		got, want := normalise(log.String()), "time=2000-01-01T00:00:00.000Z level=INFO "+
+			"msg=request method=POST route=/api/tasks path=/api/tasks status=201 duration=0s "+
+			"bytes=… remote=192.0.2.1:1234 request_id=… task_id=task_ID user_id=u%3D1"
+		equal(t, got+"\nis "+want, matches(got, want), true)
+	})
+}
+
+func TestLongPathsAreCut(t *testing.T) {
+	t.Parallel()
+	long := "/" + strings.Repeat("a", 1020)
+	for end, want := range map[string]string{
+		"bcd": "bcd", "bcde": "bcd…", "=": "%3D", "=b": "%3D…", "é": "%C3…",
+	} {
+		s, log := build(t)
+		serveOnce(t, s, 404, "GET", long+end, nil, nil)
+		field := regexp.MustCompile(` path=\S*`).FindString(log.String())
+		got := strings.Replace(field, " path="+long, "", 1)
+		equal(t, "the end of the logged path after 1,021 bytes and "+end, got, want)
+	}
+}
+
+// A level that is lower or higher than all names has the nearest one. An attribute may have any
+// key, and times are in UTC.
+func TestLogLevels(t *testing.T) {
+	t.Parallel()
+	noon := time.Date(2025, 10, 23, 12, 0, 0, 0, time.FixedZone("JST", 9*60*60))
+	for i, name := range strings.Fields("DEBUG DEBUG INFO WARNING ERROR CRITICAL CRITICAL") {
+		s, log := build(t, "-log-level="+strings.ToLower(name))
+		h, level := s.log.Handler(), slog.Level(4*i-8)
+		record := slog.NewRecord(noon, level, "x", 0)
+		record.Add("level", "high", "time", 12, "at", noon)
+		must(t, h.Handle(t.Context(), record))
+		equal(t, "line", log.String(), "time=2025-10-23T03:00:00.000Z level="+name+
+			" msg=x level=high time=12 at=2025-10-23T03:00:00.000Z\n")
+		if 0 < i && i < 6 {
+			equal(t, name+" is logged", h.Enabled(t.Context(), level), true)
+			equal(t, "less is logged, with "+name, h.Enabled(t.Context(), level-1), false)
+		}
+	}
+}
+
+// A panic or an error costs one answer, but if that has begun, the client must not take half of it
+// for the whole.
+func TestHalfAnAnswerIsCut(t *testing.T) {
+	t.Parallel()
+	c := start(t)
+	c.handle(doRoute)
+	for what := range strings.FieldsSeq("write-panic write-fail abort") {
+		resp, err := c.http.Post(c.base+"/do/"+what, "", nil)
+		if err == nil {
+			_, err = io.ReadAll(resp.Body)
+		}
+		equal(t, "who asks for /do/"+what+" notices", err != nil, true)
+	}
+	c.call(t, 200, "POST", "/do/nothing", "")
+	equal(t, "requests in flight", scrape(t, c.service)["http_requests_in_flight"], 1)
+}
+
+// fullDisk has room for so many bytes, and fails then.
+type fullDisk struct {
+	room int
+	text strings.Builder
+}
+
+func (d *fullDisk) Write(p []byte) (n int, err error) {
+	if n = min(len(p), d.room); n < len(p) {
+		err = errors.New("no space left")
+	}
+	d.room -= n
+	d.text.Write(p[:n])
+	return n, err
+}
+
+// Lines that cannot be written are counted, and the first of a row is told on standard error. When
+// there is room again, the log goes on with a whole line.
+func TestLogOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	s, stderr := build(t, "-log-level=critical", "-log-file="+write(t, "log", "torn before"))
+	disk := &fullDisk{}
+	s.logFile.out = disk
+	for _, row := range rows(`
+		99 | whole       | 0 0
+		0  | lost        | 1 5
+		0  | lost, too   | 1 15
+		3  | torn line   | 1 22
+		99 | whole again | 1 22
+		3  | torn again  | 2 30
+		0  | lost again  | 2 …
+		99 | whole       | 2 …`) {
+		disk.room, _ = strconv.Atoi(row[0])
+		fmt.Fprintln(s.logFile, row[1])
+		lost := scrape(t, s)["log_lost_bytes_total"]
+		got := fmt.Sprint(strings.Count(stderr.String(), "\n"), " ", lost)
+		equal(t, row[1]+": told, and lost: "+got+" is "+row[2], matches(got, row[2]), true)
+	}
+	equal(t, "the log", disk.text.String(), "\nwhole\ntor\nwhole again\ntor\nwhole\n")
+}
+
+// The log is not worth a task: standard error may be a pipe that nobody reads any more.
+func TestAnswersGoOnWithoutALog(t *testing.T) {
+	t.Parallel()
+	s, err := newService(config{maxTasks: 1, logLevel: "info"}, &fullDisk{})
+	must(t, err)
+	postTask(t, s, 201, `{"task_name":"a"}`)
+	equal(t, "bytes are lost", scrape(t, s)["log_lost_bytes_total"] > 100, true)
+}
+
+// --- 6. Running: how slow clients are bounded, and how it stops without losing a request. ---
+
+// pipes is a listener whose connections exist in memory only: the clock of a bubble stands still
+// while a real connection waits.
+type pipes struct {
+	context.Context // ends when it is closed
+	close           func()
+	conns           chan net.Conn
+}
+
+func (p *pipes) Close() error   { p.close(); return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8000} }
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case conn := <-p.conns:
+		return conn, nil
+	case <-p.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
+	client, server := net.Pipe()
+	select {
+	case p.conns <- server:
+		return client, nil
+	case <-p.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+// startInBubble is start for synctest. The bubble also fails a test after which something of the
+// service, such as a sensor, goes on.
+func startInBubble(t testing.TB, flags ...string) *client {
+	t.Helper()
+	ctx, end := context.WithCancel(context.Background())
+	ln := &pipes{ctx, end, make(chan net.Conn)}
+	return startOn(t, ln, &http.Transport{DialContext: ln.dial}, flags...)
+}
+
+func TestRateLimit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := startInBubble(t, "-rate=2")
+		for range 10 { // only valid creations count
+			c.call(t, 400, "POST", "/api/tasks", `{}`)
+			c.call(t, 200, "GET", "/api/tasks", "")
+		}
+		// Half a second gives one token, and an hour gives no more than a burst.
+		for _, step := range strings.Fields("0s 201 201 429 499ms 429 1ms 201 429 1h 201 201 429") {
+			status, err := strconv.Atoi(step)
+			if err != nil {
+				pause, _ := time.ParseDuration(step)
+				time.Sleep(pause)
+				continue
+			}
+			a := c.call(t, status, "POST", "/api/tasks", `{"task_name":"a"}`)
+			want := map[int]string{429: "1"}[status]
+			equal(t, a.curl+"\nRetry-After", a.header.Get("Retry-After"), want)
+		}
+	})
+}
+
+// A slow client costs one goroutine for a bounded time.
+func TestTimeouts(t *testing.T) {
+	t.Parallel()
+	const get = "GET /health/liveness HTTP/1.1\r\nHost: x\r\n\r\n"
+	const post = "POST /api/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+	for _, row := range []struct {
+		send  string
+		after time.Duration // in seconds
+		want  string
+	}{
+		{"", 5, ""}, {post + "Content-Le", 5, "HTTP/1.1 400 …"}, {get, 75, "HTTP/1.1 200 …"},
+		{post + "Content-Length: 9\r\n\r\n{", 10, `HTTP/1.1 408 …"REQUEST_TIMEOUT"…`},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			conn, err := startInBubble(t).dial()
+			must(t, err)
+			defer conn.Close()
+			start := time.Now()
+			go io.WriteString(conn, row.send)
+			got, _ := io.ReadAll(conn)
+			// net/http lingers for half a second with somebody who may still be sending.
+			late := time.Since(start) - row.after*time.Second
+			if !matches(string(got), row.want) || late < 0 || late > time.Second {
+				t.Errorf("%q, and no more\n got: %q, hung up %v late\nwant: %q, after %d s",
+					row.send, got, late, row.want, row.after)
+			}
+		})
+	}
+}
+
+// While it drains, every request is answered. Then the listener closes, and what is in flight may
+// end. A client that keeps its connection may be sending just then: it is heard, not hung up on.
+// One that sends nothing delays the end by a second at most.
+func TestStopping(t *testing.T) {
+	t.Parallel()
+	const done = "HTTP/1.1 200 OK\r\n…Connection: close\r\n…done… <nil>"
+	for _, row := range []struct {
+		work, end time.Duration // of a request in flight, and of the service, in ms
+		want      string        // of the answer, and of the error of stopping
+	}{{0, 5000, done}, {7900, 7900, done}, {60000, 8000, " …cut off"}} {
+		synctest.Test(t, func(t *testing.T) {
+			c := startInBubble(t, "-drain=5s", "-shutdown-timeout=3s")
+			slow := func(w *response, _ *http.Request) error {
+				time.Sleep(row.work * time.Millisecond)
+				return w.send(200, "text/plain", []byte("done"))
+			}
+			c.handle(route{Method: "GET", Path: "/slow", access: anyone, handle: slow})
+			var conns [3]net.Conn
+			for i := range conns {
+				conns[i], _ = c.dial()
+				defer conns[i].Close()
+			}
+			const get = "GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
+			answers := bufio.NewReader(conns[0])
+			last := func() bool { // on the connection that is kept
+				fmt.Fprintf(conns[0], get, "/")
+				resp, err := http.ReadResponse(answers, nil)
+				must(t, err)
+				io.Copy(io.Discard, resp.Body)
+				return resp.Close
+			}
+			equal(t, "the answer before the drain is the last one", last(), false)
+			var answer []byte
+			var client sync.WaitGroup
+			client.Go(func() { answer, _ = io.ReadAll(conns[1]) })
+			start, stopped := time.Now(), make(chan error)
+			go func() { stopped <- c.stop() }()
+			synctest.Wait()
+			fmt.Fprintf(conns[1], get, "/slow")
+			for path, status := range map[string]int{"/health/readiness": 503, "/health": 200,
+				"/health/detailed": 503, "/health/liveness": 200, "/api/tasks/x": 404} {
+				a := c.call(t, status, "GET", path, "")
+				equal(t, a.curl+"\nConnection, in the drain", a.header.Get("Connection"), "close")
+			}
+			c.call(t, 201, "POST", "/api/tasks", body)
+			time.Sleep(5*time.Second + 100*time.Millisecond)
+			_, err := c.dial()
+			equal(t, "after the drain, a new connection is refused", err != nil, true)
+			equal(t, "the answer after the drain is the last one", last(), true)
+			err = <-stopped
+			took := time.Since(start)
+			client.Wait()
+			got, late := fmt.Sprint(string(answer), " ", err), took-row.end*time.Millisecond
+			if !matches(got, row.want) || late < 0 || late > time.Second {
+				t.Errorf("%d ms in flight\n got: %q after %v\nwant: %q after %d ms",
+					row.work, got, took, row.want, row.end)
+			}
+			time.Sleep(row.work * time.Millisecond) // the bubble waits for the handler
+		})
+	}
+}
+
+// systemd hears when the service can be used and when it stops, and in between, twice in the time
+// of the watchdog, that the store can be read.
+func TestSystemdIsToldTheState(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs a Unix datagram socket")
+	}
+	dir, err := os.MkdirTemp("", "n") // the path of a socket must be short
+	must(t, err)
+	defer os.RemoveAll(dir)
+	socket := &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"}
+	conn, err := net.ListenUnixgram("unixgram", socket)
+	must(t, err)
+	defer conn.Close()
+	t.Setenv("NOTIFY_SOCKET", socket.Name)
+	t.Setenv("WATCHDOG_USEC", "20000000")
+	synctest.Test(t, func(t *testing.T) {
+		c := startInBubble(t, "-drain=10s")
+		time.Sleep(25 * time.Second)
+		c.stop()
+		time.Sleep(time.Hour) // and nobody speaks any more
+	})
+	const want = "READY=1 WATCHDOG=1 WATCHDOG=1 WATCHDOG=1 STOPPING=1 WATCHDOG=1 "
+	got, state := "", make([]byte, 100)
+	for n := 1; n > 0; got += string(state[:n]) + " " {
+		conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // all has been said
+		n, _ = conn.Read(state)
+	}
+	equal(t, "what systemd hears in 25 s and a drain of 10 s", got, want+" ")
+}
+
+// --- The command line, and the program as a process of its own. ---
+
+// command runs the test binary as the program. The environment is set by a shell, which knows the
+// number of the process.
+func command(t *testing.T, environment string, args ...string) *exec.Cmd {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("needs a shell and signals")
+	}
+	script := environment + ` TASKAPI_TEST=program exec "$0" "$@"`
+	return exec.Command("sh", append([]string{"-c", script, os.Args[0]}, args...)...)
+}
+
+// taskapi runs a command line that ends by itself.
+func taskapi(t *testing.T, environment string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, err buffer
+	cmd := command(t, environment, args...)
+	cmd.Stdout, cmd.Stderr = &out, &err
+	cmd.Run()
+	return cmd.ProcessState.ExitCode(), out.String(), err.String()
+}
+
+func TestCommandLines(t *testing.T) {
+	t.Parallel()
+	refused := map[string]int{ // to the exit status
+		"-nonsense": 2, "serve": 2, "-max-tasks=0": 2, "-max-tasks=many": 2, "-rate=-1": 2,
+		"-tls-cert=x": 2, "-tls-key=x": 2, "-log-format=xml": 2, "-log-level=loud": 2,
+		"-addr=": 2, "-cpu-high=101": 2, "-memory-high=-1": 2, "-disk-high=NaN": 2,
+		"-slow=-1s": 2, "-drain=1": 2, "-shutdown-timeout=-1ns": 2, "-version=maybe": 2,
+		"-tls-cert={dir}/c -tls-key={dir}/k": 1, "-log-file={dir}/missing/log": 1,
+		"-data-file={dir}/missing/tasks": 1, "-data-file={dir}": 1, "-addr=nowhere": 1,
+		"-token-file={dir}/missing": 1, "-data-file=" + write(t, "tasks", "{}\n"): 1,
+		// Who has the port may be using the same files.
+		"-addr={busy} -data-file={dir}/tasks -log-file={dir}/log": 1,
+	}
+	for _, origin := range strings.Fields(`* null a.example //a.example ftp://a.example https://
+		https://* https://*.a.example https://a.example/ https://a.example/x https://a.example?x
+		https://a.example# https://u@a.example https://u:p@a.example HTTPS://a.example
+		https://A.example https://例え.jp https://a.example:443 http://a.example:80
+		https://a.example: https://a.example:0 https://a.example:08443 https://a.example:x
+		https://127.1 https://2130706433 https://0x7f.0.0.1 https://0x7f000001 https://a.1
+		https://[::1 https://::1 https://[fe80::1%25eth0] https://[::A] https://a..example
+		https://.example https://a%2eexample https://a.example,* https://a.example,,`) {
+		refused["-cors-origins="+origin] = 2 // no browser sends it
+	}
+	for _, token := range strings.Split("| \n|a\nb|a b|a\tb|\uFEFFa|é|\"a\"|a,b|a=b|=|a\x00", "|") {
+		refused["-token-file="+write(t, "token", token)] = 1 // no Authorization header can carry it
+	}
+	for _, origins := range strings.Fields(`https://a.example http://localhost:3000 http://a
+		https://xn--r8jz45g.jp https://a-b.c_d.example https://a.example. https://1.a.example
+		http://a.example:443 https://a.example:80 http://a.example:65535 http://127.0.0.1:8080
+		http://[::1] https://[2001:db8::1]:8443 https://a.example,http://b.example:8080`) {
+		_, err := parseFlags([]string{"-cors-origins=" + origins})
+		equal(t, "browsers send "+origins, err, nil)
+	}
+	busy := strings.TrimPrefix(start(t).base, "http://")
+	for line, want := range refused {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			line = strings.NewReplacer("{dir}", dir, "{busy}", busy).Replace(line)
+			args := append([]string{"-addr=127.0.0.1:0"}, strings.Fields(line)...)
+			got, stdout, stderr := taskapi(t, "", args...)
+			files, _ := os.ReadDir(dir)
+			if got != want || strings.Count(stderr, "\n") != 1 || stdout != "" || len(files) > 0 {
+				t.Errorf("taskapi %q\n got: exit status %d, %q %q, %v\nwant: %d, one line, no file",
+					args, got, stderr, stdout, files, want)
+			}
+		})
+	}
+	got, _, stderr := taskapi(t, "LISTEN_PID=$$ LISTEN_FDS=2")
+	equal(t, "exit status if systemd passes more than one socket: "+stderr, got, 1)
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	t.Parallel()
+	status, help, stderr := taskapi(t, "", "-h")
+	flags := find(help, `(?m)^  -(\S+).*\n    .*?(?:\(default "?(.*?)"?\))?$`)
+	equal(t, "taskapi -h", fmt.Sprint(status, stderr, help[:18], strings.Join(flags, " ")),
+		`0Usage of taskapi:
+addr:127.0.0.1:8000 cors-origins: cpu-high:80 data-file:in memory disk-high:80 disk-path:/ drain: `+
+			`log-file:standard error log-format:text log-level:info max-tasks:1000000 `+
+			`memory-high:80 rate: shutdown-timeout:10s slow:100ms tls-cert: tls-key: `+
+			`token-file: version:`)
+	status, version, stderr := taskapi(t, "", "-version")
+	want := "0 taskapi … … " + runtime.Version() + "\n"
+	equal(t, want+version, matches(fmt.Sprint(status, stderr, " ", version), want), true)
+}
+
+// program is a process that serves. Its standard error has lost its reader: who listens to that
+// goes away when the address has been told.
+type program struct {
+	*client
+	cmd *exec.Cmd
+}
+
+func (p *program) Write(line []byte) (int, error) {
+	p.log.Write(line)
+	if strings.Contains(p.log.String(), "address=") {
+		return 0, io.ErrClosedPipe // so os/exec closes the pipe
+	}
+	return len(line), nil
+}
+
+// launch starts a program; on a socket, if there is one, as systemd does.
+func launch(t *testing.T, socket net.Listener, args ...string) *program {
+	t.Helper()
+	p := &program{client: newClient("", &http.Transport{})}
+	p.client.log = &buffer{}
+	p.cmd = command(t, "", append([]string{"-addr=127.0.0.1:0"}, args...)...)
+	if socket != nil {
+		file, err := socket.(*net.TCPListener).File()
+		must(t, err)
+		defer file.Close()
+		p.cmd = command(t, "LISTEN_PID=$$ LISTEN_FDS=1", args...)
+		p.cmd.ExtraFiles = []*os.File{file}
+	}
+	p.cmd.Stderr = p
+	must(t, p.cmd.Start())
+	t.Cleanup(func() { p.cmd.Process.Kill(); p.cmd.Wait() })
+	logFile := strings.Join(find(strings.Join(args, " "), `-log-file=(\S+)`), "")
+	eventually(t, "the log tells the address", func() bool {
+		address := find(p.log.String()+content(logFile), `address=(\S+)`)
+		p.base = "http://" + strings.Join(address, "")
+		return address != nil
+	})
+	return p
+}
+
+// content returns the text of a file, which may be missing.
+func content(path string) string { text, _ := os.ReadFile(path); return string(text) }
+func mode(path string) string    { info, _ := os.Stat(path); return info.Mode().String() }
+
+func (p *program) signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	p.http.CloseIdleConnections()
+	must(t, p.cmd.Process.Signal(s))
+}
+
+// end ends a program with a signal and returns the exit status, or -1 if that killed it.
+func (p *program) end(t *testing.T, s os.Signal) int {
+	t.Helper()
+	p.signal(t, s)
+	p.cmd.Wait()
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// metric returns the value of a metric without labels.
+func (c *client) metric(t testing.TB, name string) string {
+	t.Helper()
+	return strings.Join(find(c.call(t, 200, "GET", "/metrics", "").body, "(?m)^"+name+" (.*)$"), "")
+}
+
+const body = `{"task_name":"a"}`
+
+func TestProgram(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a few seconds")
+	}
+	t.Parallel()
+	for want, flag := range map[int]string{0: "-rate=0", 1: "-shutdown-timeout=1ms", -1: "-rate=0"} {
+		t.Run(fmt.Sprint("a request in flight, exit status ", want), func(t *testing.T) {
+			t.Parallel()
+			p := launch(t, nil, flag)
+			conn, err := p.dial()
+			must(t, err)
+			defer conn.Close()
+			fmt.Fprintf(conn, "POST /api/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n"+
+				"Content-Type: application/json\r\n\r\n{", len(body))
+			eventually(t, "it is in flight", func() bool {
+				return p.metric(t, "http_requests_in_flight") == "2"
+			})
+			p.signal(t, syscall.SIGTERM)
+			eventually(t, "the listener is closed", func() bool {
+				other, err := p.dial()
+				return err != nil || other.Close() != nil
+			})
+			if want == 0 { // the rest of the request comes in time
+				io.WriteString(conn, body[1:])
+				got, _ := io.ReadAll(conn)
+				want := "HTTP/1.1 201 Created…\r\nConnection: close\r\n…task created…"
+				equal(t, want+string(got), matches(string(got), want), true)
+			} else if want == -1 { // a second signal ends it at once
+				p.signal(t, syscall.SIGTERM)
+			}
+			p.cmd.Wait()
+			equal(t, "exit status", p.cmd.ProcessState.ExitCode(), want)
+		})
+	}
+	for name, test := range map[string]func(*testing.T){
+		"without a log file SIGHUP keeps its default action": func(t *testing.T) {
+			if signal.Ignored(syscall.SIGHUP) {
+				t.Skip("under nohup nobody gets it")
+			}
+			p := launch(t, nil)
+			equal(t, "exit status", p.end(t, syscall.SIGHUP), -1)
+		},
+		"without a reader of standard error lines are lost, and no tasks": func(t *testing.T) {
+			p := launch(t, nil)
+			for lost := "0"; lost == "0"; { // the first line may still fit into the pipe
+				task := p.call(t, 201, "POST", "/api/tasks", body).header.Get("Location")
+				p.call(t, 200, "GET", task, "")
+				lost = p.metric(t, "log_lost_bytes_total")
+			}
+			equal(t, "exit status", p.end(t, syscall.SIGTERM), 0)
+		},
+		"restarts under load lose nothing": func(t *testing.T) { restarts(t, syscall.SIGTERM, 0) },
+		"kill -9 under load loses no task": func(t *testing.T) { restarts(t, syscall.SIGKILL, -1) },
+	} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); test(t) })
+	}
+}
+
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	pair := httptest.NewTLSServer(nil) // for its certificate, and a client that trusts it
+	defer pair.Close()
+	secret, err := x509.MarshalPKCS8PrivateKey(pair.TLS.Certificates[0].PrivateKey)
+	must(t, err)
+	file := func(kind string, der []byte) string {
+		return write(t, "pem", string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
+	}
+	p := launch(t, nil, "-tls-key="+file("PRIVATE KEY", secret),
+		"-tls-cert="+file("CERTIFICATE", pair.Certificate().Raw))
+	addr := strings.TrimPrefix(p.base, "http://")
+	p.base, p.client.http = "https://"+addr, pair.Client()
+	first := p.call(t, 200, "GET", "/health/detailed", "").body
+	equal(t, "readings in the first answer "+first, len(find(first, `"usage_percent":[0-9]`)), 3)
+	trust := pair.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: trust,
+		NextProtos: []string{"h2", "http/1.1"}})
+	must(t, err)
+	defer conn.Close()
+	equal(t, "HTTP/2 is spoken", conn.ConnectionState().NegotiatedProtocol == "h2", false)
+	_, err = tls.Dial("tcp", addr, &tls.Config{RootCAs: trust, MaxVersion: tls.VersionTLS11})
+	equal(t, "TLS 1.1 is refused", err != nil, true)
+}
+
+func TestLogFile(t *testing.T) {
+	t.Parallel()
+	path := write(t, "log", "an older line\n")
+	p := launch(t, nil, "-log-file="+path)
+	var load sync.WaitGroup
+	for range 300 { // each request has its line, in one file or another
+		load.Go(func() { p.call(t, 404, "GET", "/counted", "") })
+	}
+	must(t, os.Rename(path, path+".1"))
+	p.signal(t, syscall.SIGHUP)
+	eventually(t, "there is a log file again", func() bool { return content(path) != "" })
+	load.Wait()
+	equal(t, "mode of a new log file", mode(path), "-rw-r-----")
+
+	// Where no file can be opened, the log goes on in the old one, and says so.
+	must(t, os.Rename(path, path+".2"))
+	must(t, os.Mkdir(path, 0o700))
+	p.signal(t, syscall.SIGHUP)
+	eventually(t, "so", func() bool { return find(content(path+".2"), "level=ERROR") != nil })
+	p.call(t, 404, "GET", "/counted", "")
+	equal(t, "exit status", p.end(t, syscall.SIGTERM), 0)
+	all := content(path+".1") + content(path+".2")
+	equal(t, "lines in all log files", strings.Count(all, " path=/counted "), 301)
+	equal(t, "the old lines are there", strings.HasPrefix(all, "an older line\n"), true)
+}
+
+// restarts starts a program on the socket of somebody else, as with systemd, and ends it by a
+// signal under load, again and again: between two programs, clients wait. Whatever the signal, each
+// task that was acknowledged is in the data file, and what was there stays in its place.
+func restarts(t *testing.T, end syscall.Signal, status int) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer ln.Close()
+	var acknowledged sync.Map // tasks that nobody has seen in the file since
+	var total atomic.Int64
+	var done atomic.Bool
+	var load sync.WaitGroup
+	defer done.Store(true)
+	for i := range 4 {
+		c := newClient("http://"+ln.Addr().String(), &http.Transport{DisableKeepAlives: i%2 == 0})
+		load.Go(func() {
+			defer c.http.CloseIdleConnections()
+			for !done.Load() { // POST: Go's client would send a lost GET again, and hide it
+				send := strings.NewReader(body)
+				resp, err := c.http.Post(c.base+"/api/tasks", "application/json", send)
+				var task Task
+				if err == nil {
+					err = json.NewDecoder(resp.Body).Decode(&task)
+					resp.Body.Close()
+				}
+				if err == nil && resp.StatusCode == 201 {
+					acknowledged.Store(task, true)
+					total.Add(1)
+				} else if end != syscall.SIGKILL {
+					t.Errorf("a creation during restarts\n got: %v %v\nwant: 201", resp, err)
+				}
+			}
+		})
+	}
+	path, before := filepath.Join(t.TempDir(), "tasks"), ""
+	for round := range int64(6) {
+		p := launch(t, ln, "-data-file="+path)
+		goal := total.Load() + 20*round
+		eventually(t, "tasks are created", func() bool { return total.Load() > goal })
+		equal(t, "exit status under load", p.end(t, end), status)
+		s, err := openStore(path, 1, slog.New(slog.DiscardHandler))
+		must(t, err)
+		all, _, _ := s.page("", 1<<30)
+		now := lines(all...)
+		equal(t, "what was there stays in its place", now[:min(len(now), len(before))], before)
+		before = now
+		for _, task := range all {
+			acknowledged.Delete(task)
+		}
+		for task := range acknowledged.Range {
+			t.Errorf("round %d\n got: %s\nwant: %v, too", round, now, task)
+		}
+	}
+	launch(t, ln, "-data-file="+path) // for those who still wait
+	done.Store(true)
+	load.Wait()
+}
+
+// --- 7. The store: what it has accepted is on the disk. ---
+
+// create posts a task without a connection.
+func create(s *service, body string) *httptest.ResponseRecorder {
+	req := httptest.NewRequest("POST", "/api/tasks", strings.NewReader(body))
+	req.Header.Set("Content-Type", "application/json")
+	rec := httptest.NewRecorder()
+	s.ServeHTTP(rec, req)
+	return rec
+}
+
+// lines are tasks as they are in a data file.
+func lines(tasks ...Task) string {
+	var text strings.Builder
+	for _, task := range tasks {
+		json.NewEncoder(&text).Encode(task)
+	}
+	return text.String()
+}
+
+// faultyFile is a data file in memory, which knows what a power cut would leave of it.
+type faultyFile struct {
+	text, synced []byte
+	before       func(call string) error // of "write" or "sync", which fails with this error
+	share        int                     // percentage that a write writes when it fails
+}
+
+func (d *faultyFile) Write(p []byte) (n int, err error) {
+	n, err = len(p), d.before("write")
+	if err != nil {
+		n = n * d.share / 100
+	}
+	d.text = append(d.text, p[:n]...)
+	return n, err
+}
+
+func (d *faultyFile) Sync() error {
+	if err := d.before("sync"); err != nil {
+		return err
+	}
+	d.synced = d.text
+	return nil
+}
+
+// Before its task is synced, no creation is answered and no reader sees the task. Creations that
+// come during a sync share the next one, and they share its failure.
+func TestTasksAreSyncedBeforeAnybodySeesThem(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := build(t)
+		var events buffer
+		result := make(chan error) // of the sync that goes on
+		d := &faultyFile{before: func(call string) error {
+			fmt.Fprint(&events, call, " ")
+			if call == "sync" {
+				return <-result
+			}
+			return nil
+		}}
+		s.store.file = d
+		heard := 0
+		// expect has these tasks created, and says what happens next, and who sees what then.
+		expect := func(names, happens, seen string) {
+			t.Helper()
+			synctest.Wait()
+			for name := range strings.FieldsSeq(names) {
+				go func() {
+					rec := create(s, `{"task_name":"`+name+`"}`)
+					fmt.Fprint(&events, name, ":", rec.Code, " ")
+				}()
+				synctest.Wait()
+			}
+			news := strings.Fields(events.String()[heard:])
+			heard = len(events.String())
+			slices.Sort(news) // those that waited together return in any order
+			total, _ := s.store.state()
+			tasks, _, _ := s.store.page("", 10)
+			listed, found := "", 0
+			for _, task := range tasks {
+				listed += task.Name
+			}
+			for _, id := range find(string(d.text), `"task_id":"(.*?)"`) {
+				_, isThere := s.store.get(id)
+				_, _, isKnown := s.store.page(id, 1)
+				if isThere || isKnown {
+					found++
+				}
+			}
+			n := len(seen)
+			equal(t, "with "+names+": what happens; tasks listed, counted and found",
+				fmt.Sprint(news, listed, total, found), fmt.Sprint(happens, seen, n, n))
+		}
+		expect("a", "[sync write]", "")
+		expect("b c d", "[]", "")
+		result <- nil
+		expect("", "[a:201 sync write]", "a")
+		expect("e f", "[]", "a")
+		result <- nil
+		expect("", "[b:201 c:201 d:201 sync write]", "abcd")
+		expect("g", "[]", "abcd")
+		result <- syscall.EIO
+		expect("", "[e:500 f:500 g:500]", "abcd")
+	})
+}
+
+// The first failure is final, whichever it is: nothing is written or acknowledged after it, and
+// what was acknowledged before it is in what was synced.
+func TestFailuresOfTheDataFile(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		call         string
+		share, calls int
+	}{{"write", 0, 1}, {"write", 50, 1}, {"write", 100, 1}, {"sync", 0, 2}} {
+		for k := range 4 {
+			what := fmt.Sprintf("%s %d fails after %d %%\n", row.call, k+1, row.share)
+			s, log := build(t)
+			calls, acknowledged := 0, ""
+			d := &faultyFile{share: row.share}
+			d.before = func(call string) error {
+				if calls++; call == row.call && calls > 2*k {
+					return &os.PathError{Op: call, Path: "/secret", Err: syscall.EIO}
+				}
+				return nil
+			}
+			s.store.file = d
+			for i := range 6 {
+				rec := create(s, body)
+				want := map[bool]int{true: 201, false: 500}[i < k]
+				equal(t, fmt.Sprint(what, "status of creation ", i+1), rec.Code, want)
+				if rec.Code == 201 {
+					const message = `,"message":"task created"`
+					acknowledged += strings.Replace(rec.Body.String(), message, "", 1)
+				}
+			}
+			equal(t, what+"calls", calls, 2*k+row.calls)
+			equal(t, what+"what a power cut leaves", string(d.synced), acknowledged)
+			get := func(status int, path string) string {
+				return serveOnce(t, s, status, "GET", path, nil, nil).body
+			}
+			equal(t, what+"list", strings.Count(get(200, "/api/tasks"), "task_id"), k)
+			health := get(503, "/health/readiness") + get(503, "/health/detailed")
+			reason := `"reason":"the data file has failed: input/output error"`
+			want := "…" + reason + `…"storage":{…` + reason + `,"status":"unhealthy",…`
+			equal(t, what+health+want, matches(health, want), true)
+			equal(t, what+"CRITICAL lines", len(find(log.String(), "level=CRITICAL.*cause=")), 1)
+			equal(t, what+"ERROR lines", len(find(log.String(), "level=ERROR.*cause=")), 6-k)
+		}
+	}
+}
+
+func TestDataFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tasks")
+	c := start(t, "-data-file="+path)
+	for _, name := range []string{"会議", `<\"\u2028>`, "😀"} {
+		c.call(t, 201, "POST", "/api/tasks", `{"task_name":"`+name+`"}`)
+	}
+	list := c.call(t, 200, "GET", "/api/tasks", "").body
+	before := content(path)
+	array := strings.ReplaceAll(strings.TrimSuffix(before, "\n"), "\n", ",")
+	equal(t, "the list, and the lines of the file", list, `{"tasks":[`+array+"]}\n")
+	equal(t, "mode of the data file", mode(path), "-rw-------")
+	c.stop()
+
+	c = start(t, "-data-file="+path, "-max-tasks=2") // less than it holds: it is full
+	equal(t, "tasks read", fmt.Sprint(find(c.log.String(), `tasks=(\d+) duration=`)), "[3]")
+	equal(t, "the list", c.call(t, 200, "GET", "/api/tasks", "").body, list)
+	c.call(t, 507, "POST", "/api/tasks", body)
+	c.call(t, 503, "GET", "/health/readiness", "")
+	got := c.call(t, 200, "GET", "/debug/storage", "").body
+	want := `{"storage_stats":{"capacity":2,"file":"` + path + `","storage_type":"file",` +
+		`"total_tasks":3},` + list[1:]
+	equal(t, "GET /debug/storage", got, want)
+	equal(t, "the file", content(path), before)
+	c.stop()
+
+	c = start(t, "-data-file="+path)
+	c.call(t, 201, "POST", "/api/tasks", body)
+	equal(t, "tasks created", c.metric(t, "tasks_created_total"), "1")
+	equal(t, "tasks stored", c.metric(t, "tasks_stored"), "4")
+	equal(t, "the file is appended to", strings.HasPrefix(content(path), before), true)
+}
+
+// samples are tasks with what JSON escapes, and what it does not.
+func samples() []Task {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return []Task{{"task_A", `会 "<b>\`, "ü", pending, at}, {"task_B", "b", "system", pending, at},
+		{"task_C-9_", "😀", "c", pending, at}}
+}
+
+// restore opens a data file with this text. It returns the text that is in it then, too.
+func restore(t testing.TB, path, text string) (s *store, log, after string, err error) {
+	t.Helper()
+	must(t, os.WriteFile(path, []byte(text), 0o600))
+	var lines buffer
+	s, err = openStore(path, 10, slog.New(newLogHandler(&lines, "text", "warning")))
+	return s, lines.String(), content(path), err
+}
+
+func TestWhatACrashLeftOfALineIsCutOff(t *testing.T) {
+	t.Parallel()
+	path, text := filepath.Join(t.TempDir(), "tasks"), lines(samples()[:2]...)
+	for n := range len(text) + 1 {
+		whole := text[:strings.LastIndexByte(text[:n], '\n')+1]
+		s, log, after, err := restore(t, path, text[:n])
+		must(t, err)
+		tasks, _, _ := s.page("", 10)
+		must(t, s.add(Task{}))
+		warned := find(log, `level=(.*?) .* bytes=(\d+)`)
+		got := fmt.Sprint(warned, lines(tasks...), after, content(path))
+		warning := map[bool]string{true: fmt.Sprint("WARNING:", n-len(whole))}[n > len(whole)]
+		want := fmt.Sprint("[", warning, "]", whole, whole, whole, lines(Task{}))
+		equal(t, fmt.Sprintf("%q: warning, tasks, file, and with one more", text[:n]), got, want)
+	}
+}
+
+// A flipped bit never loses or adds a task, unless it takes the last newline, and never changes
+// more than the text in which it lies: no form of JSON can tell that. (A checksum could.)
+func TestFlippedBits(t *testing.T) {
+	t.Parallel()
+	path, text := filepath.Join(t.TempDir(), "tasks"), lines(samples()[:2]...)
+	value := regexp.MustCompile(`:"(?:[^"\\]|\\.)*"`)
+	kinds := map[bool]bool{}
+	for bit := range 8 * len(text) {
+		damaged := []byte(text)
+		damaged[bit/8] ^= 1 << (bit % 8)
+		s, _, after, err := restore(t, path, string(damaged))
+		file := string(damaged)
+		kinds[err == nil] = true
+		if err == nil {
+			tasks, _, _ := s.page("", 10)
+			got, want := value.FindAllString(lines(tasks...), -1), value.FindAllString(text, -1)
+			if bit/8 == len(text)-1 {
+				file, want = lines(samples()[:1]...), want[:5]
+			}
+			for i, span := range value.FindAllStringIndex(text, -1) {
+				if i < len(got) && span[0]+1 < bit/8 && bit/8 < span[1]-1 {
+					want[i] = got[i]
+				}
+			}
+			equal(t, fmt.Sprintf("tasks of %q", damaged), fmt.Sprint(got), fmt.Sprint(want))
+		}
+		equal(t, fmt.Sprintf("the file %q, refused with %v", damaged, err), after, file)
+	}
+	equal(t, "both kinds of outcomes", len(kinds), 2)
+}
+
+// Anything but a torn last line ends the start with one line that names file, line and reason.
+func TestDamagedDataFilesAreRefused(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tasks")
+	first, good := lines(samples()[0]), lines(samples()[1])
+	with := func(old, new string) string { return strings.Replace(good, old, new, 1) }
+	for name, row := range map[string]struct{ line, reason string }{
+		"half an object":              {good[:20] + "\n", "JSON"},
+		"two objects":                 {with("\n", "") + good, "JSON"},
+		"a blank line":                {"\n", "JSON"},
+		"bytes that are no UTF-8":     {with("system", "\xff"), "UTF-8"},
+		"an id that stands twice":     {first, "task_id"},
+		"an id that no URL can carry": {with("task_B", "task_/"), "task_id"},
+		"an id without its beginning": {with("task_B", "B"), "task_id"},
+		"an unknown field":            {with(`{`, `{"state":"a",`), "state"},
+		"a key in another case":       {with(`"status"`, `"Status"`), "Status"},
+		"a missing field":             {with(`"user_id":"system",`, ""), "user_id"},
+		"a text that is too long":     {with(`"b"`, `"`+strings.Repeat("b", 101)+`"`), "task_name"},
+		"another status":              {with("pending", "done"), "status"},
+		"a time in another zone":      {with("05Z", "05+00:00"), "created_at"},
+		"a time within a second":      {with("05Z", "05.5Z"), "created_at"},
+		"a day that is none":          {with("01-02", "02-30"), "created_at"},
+	} {
+		text := first + row.line + lines(samples()[2])
+		_, _, after, err := restore(t, path, text)
+		got, want := fmt.Sprint(err), path+": line 2: …"+row.reason+"…"
+		if !matches(got, want) || strings.Contains(got, "\n") || after != text {
+			t.Errorf("%s: %q\n got: %s, and the file %q\nwant: %s, and the file as it was",
+				name, row.line, got, after, want)
+		}
+	}
+}
+
+// --- 8. README.md, openapi.json and the program say the same. ---
+
+// stock are the families that stock dashboards draw, by the names of client_golang.
+var stock = strings.Fields(`process_cpu_seconds_total process_max_fds process_open_fds
+process_resident_memory_bytes process_start_time_seconds process_virtual_memory_bytes
+process_virtual_memory_max_bytes go_gc_duration_seconds go_gc_gogc_percent go_gc_gomemlimit_bytes
+go_goroutines go_info go_sched_gomaxprocs_threads go_threads ` + strings.ReplaceAll(
+	` alloc_bytes alloc_bytes_total buck_hash_sys_bytes frees_total gc_sys_bytes heap_alloc_bytes
+ heap_idle_bytes heap_inuse_bytes heap_objects heap_released_bytes heap_sys_bytes mallocs_total
+ last_gc_time_seconds mcache_inuse_bytes mcache_sys_bytes mspan_inuse_bytes mspan_sys_bytes
+ next_gc_bytes other_sys_bytes stack_inuse_bytes stack_sys_bytes sys_bytes`, " ", " go_memstats_"))
+
+//go:embed README.md
+var readme string
+
+//go:embed task.go
+var source string
+
+// Who adds a route, an error code, a category or a family is told here what else has to change.
+func TestDocumentsAreInStep(t *testing.T) {
+	t.Parallel()
+	same := func(what string, there, here []string) {
+		t.Helper()
+		for _, item := range slices.Concat(there, here) {
+			what := fmt.Sprintf("%q is in %s (want: as in the program)", item, what)
+			equal(t, what, slices.Contains(there, item), slices.Contains(here, item))
+		}
+	}
+	enum := func(schema, field string) []string {
+		property := member(document, "components", "schemas", schema, "properties", field)
+		return strings.Fields(strings.Trim(fmt.Sprint(property["enum"]), "[]"))
+	}
+	c := start(t)
+
+	index := c.call(t, 200, "GET", "/", "").body
+	var routes, codes, declared []string
+	for _, rt := range c.api() {
+		path := strings.TrimSuffix(rt.Path, "{$}")
+		equal(t, "GET / lists "+path, strings.Contains(index, strconv.Quote(path)), true)
+		routes = append(routes, rt.Method+" "+path)
+	}
+	same("routes of README.md", find(readme, "(?m)^\\| `([A-Z]+ /[^`?{…]*(?:{task_id})?)"), routes)
+	same("operations of openapi.json", slices.Collect(maps.Keys(operations)),
+		append(routes, unmatched))
+
+	for _, code := range errorCodes() {
+		declared = append(declared, fmt.Sprint(code.name, ":", code.status, ":", code.category))
+		if code.name != "" {
+			codes = append(codes, fmt.Sprint(code.status, ":", code.name))
+		}
+	}
+	details := find(source, `detailCode = "(\w+)"`)
+	same("errorCodes", find(source, `= errorCode\{"(\w*)", (\d+), .*, "(\w*)"\}`), declared)
+	same("errors of README.md", find(readme, "(?m)^\\| (\\d+) \\| `([A-Z_]+)` \\| .*[a-z]"), codes)
+	same("errors of openapi.json", enum("ErrorEnvelope", "error_code"),
+		find(source, `= errorCode\{"(\w+)"`))
+	same("details of openapi.json", enum("ErrorDetail", "code"), details)
+	same("details of README.md", find(readme, "`("+strings.Join(details, "|")+")`"), details)
+	same("categories of README.md", find(readme, "(?m)^\\|.*\\| `[A-Z]+` \\| `([A-Z]+)`"),
+		append(find(source, `= errorCode\{.*, "(\w+)"\}`), "PERFORMANCE"))
+
+	runtime.GC() // one family tells when the last collection was
+	page := c.call(t, 200, "GET", "/metrics", "").body
+	families := find(page, `(?m)^# HELP (\S+) .+\n# TYPE \S+ (\S+)$`)
+	isStock := regexp.MustCompile(`^(go|process)_`).MatchString
+	listed := find(readme, "(?m)^\\| `([a-z_]+)(?:{[^`]*})?` \\| (counter|gauge|histogram) ")
+	same("metrics of README.md", slices.DeleteFunc(listed, isStock),
+		slices.DeleteFunc(slices.Clone(families), isStock))
+	if runtime.GOOS == "linux" { // elsewhere, not all of them can be read
+		same("stock metrics", stock, find(page, `(?m)^# HELP ((?:go|process)_\S+) .`))
+	}
+	same("stock metrics of README.md", find(readme, "`((?:go|process)_\\*)`"),
+		[]string{"go_*", "process_*"})
+
+	usage, _ := parseFlags([]string{"-h"})
+	if !strings.Contains(readme, usage.answer) {
+		t.Errorf("README.md lacks what taskapi -h says:\n%s", usage.answer)
+	}
+}
+
+// A judge that finds nothing proves nothing.
+func TestJudgeFindsFaults(t *testing.T) {
+	t.Parallel()
+	for schema, wrong := range map[string]string{
+		`{"$ref":"#/components/schemas/TaskID"}`: `"x"`, `{"$ref":"#/nowhere"}`: `1`,
+		`{"type":"integer"}`: `1.5`, `{"type":"string"}`: `1`, `{"type":["string"]}`: `"a"`,
+		`{"const":"a"}`: `"b"`, `{"enum":["a"]}`: `"b"`, `{"pattern":"^a$"}`: `"ab"`,
+		`{"minLength":2}`: `"é"`, `{"maxLength":1}`: `"ab"`, `{"minimum":1}`: `0`,
+		`{"maximum":1}`: `2`, `{"maxItems":1}`: `[1,2]`, `{"items":{"type":"string"}}`: `["a",1]`,
+		`{"required":["a"]}`: `{"b":1}`, `{"properties":{"a":{"const":1}}}`: `{"a":2}`,
+		`{"properties":{"a":{}},"additionalProperties":false}`: `{"a":1,"b":1}`, `{"not":{}}`: `1`,
+	} {
+		var pair []any
+		must(t, json.Unmarshal([]byte("["+wrong+","+schema+"]"), &pair))
+		equal(t, wrong+" breaks "+schema, len(defects("value", pair[0], pair[1])) > 0, true)
+	}
+	good := start(t).call(t, 405, "PUT", "/health", "")
+	for what, spoil := range map[string]func(*answer){
+		"a status that is not documented": func(a *answer) { a.status = 408 },
+		"another media type":              func(a *answer) { a.header["Content-Type"] = nil },
+		"a header that is missing":        func(a *answer) { a.header["Allow"] = nil },
+		"half a body":                     func(a *answer) { a.body = a.body[:40] },
+		"the id of another request":       func(a *answer) { a.header["X-Request-Id"][0] = "x" },
+	} {
+		bad := good
+		bad.header = good.header.Clone()
+		spoil(&bad)
+		equal(t, "judge finds "+what, len(bad.faults()) > 0, true)
+	}
+}
+
+// produced are the operations and statuses of all answers that judge has seen.
+var produced sync.Map
+
+// notProduced are answers in the document that no test provokes: a panic could happen on any route,
+// and TestPanic has a route of its own for that.
+var notProduced = regexp.MustCompile(`^GET /([^ ]*[^/ ])? 500$`)
+
+// TestMain fails if no test has seen an answer that the document promises. It cannot tell if only
+// some of the tests have run.
+func TestMain(m *testing.M) {
+	if os.Getenv("TASKAPI_TEST") == "program" { // the test binary is the program, too
+		main()
+		return
+	}
+	code := m.Run()
+	whole := code == 0 && !testing.Short()
+	for _, filter := range []string{"run", "skip", "list", "fuzz"} {
+		whole = whole && flag.Lookup("test."+filter).Value.String() == ""
+	}
+	for name, responses := range operations {
+		for status := range responses {
+			name := name + " " + status
+			if _, seen := produced.Load(name); whole && !seen && !notProduced.MatchString(name) {
+				fmt.Println("no test has seen what openapi.json promises:", name)
+				code = 1
+			}
+		}
+	}
+	os.Exit(code)
+}
+
+// --- 9. Fuzzing: what no table thinks of. ---
+
+func FuzzCreateTask(f *testing.F) {
+	for _, row := range creations() {
+		f.Add([]byte(row.body))
+	}
+	s, _ := build(f, "-log-level=critical")
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		rec := create(s, string(sent))
+		if rec.Code != 201 {
+			status := map[bool]int{true: 413, false: 400}[len(sent) > 64<<10]
+			read(t, rec.Result(), status, "/api/tasks", fmt.Sprintf("POST %q", sent))
+			return
+		}
+		want := map[string]string{"user_id": "system"}
+		must(t, json.Unmarshal(bytes.TrimPrefix(sent, []byte("\uFEFF")), &want))
+		got, _ := s.store.get(path.Base(rec.Header().Get("Location")))
+		equal(t, fmt.Sprintf("task created by %q", sent), [2]string{got.Name, got.UserID},
+			[2]string{strings.TrimSpace(want["task_name"]), strings.TrimSpace(want["user_id"])})
+	})
+}
+
+// Whatever is in a data file, it is refused and unchanged, or what is read obeys all rules and
+// comes back when it is written and read again.
+func FuzzRestore(f *testing.F) {
+	text := lines(samples()...)
+	for _, seed := range []string{"", "\n", text, text[:len(text)-1], text + text, "\uFEFF" + text,
+		strings.ReplaceAll(text, "\n", " \r\n"), strings.ReplaceAll(text, "05Z", "05,5Z"),
+		strings.ReplaceAll(text, `name":"`, `name":" `), text + "\x00\x00"} {
+		f.Add([]byte(seed))
+	}
+	path := filepath.Join(f.TempDir(), "tasks")
+	service, _ := build(f, "-log-level=critical")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, _, after, err := restore(t, path, string(data))
+		if err != nil {
+			equal(t, "the file, refused with "+err.Error(), after, string(data))
+			return
+		}
+		equal(t, "the file", after, string(data[:bytes.LastIndexByte(data, '\n')+1]))
+		tasks, _, _ := s.page("", 1<<20)
+		equal(t, "tasks in "+after, len(tasks), strings.Count(after, "\n"))
+		service.store = s // judge knows the rules
+		serveOnce(t, service, 200, "GET", "/api/tasks?limit=1000", nil, nil)
+		again, _, _, err := restore(t, path, lines(tasks...))
+		must(t, err)
+		read, _, _ := again.page("", 1<<20)
+		equal(t, "written and read again", lines(read...), lines(tasks...))
+	})
+}
+
+// --- 10. Benchmarks, and beside them floors: what bare net/http can do with the same request. ---
+
+func BenchmarkService(b *testing.B) {
+	bodies := map[string]string{"POST": `{"task_name":"会議資料の準備","user_id":"user123"}`}
+	file := "-data-file=" + b.TempDir() + "/tasks"
+	for name, row := range map[string]struct{ method, path, flag string }{
+		"create": {"POST", "/api/tasks", ""}, "create in a file": {"POST", "/api/tasks", file},
+		"get": {"GET", "/api/tasks/{task_id}", ""}, "list": {"GET", "/api/tasks?limit=100", ""},
+		"health": {"GET", "/health", ""}, "detailed": {"GET", "/health/detailed", ""},
+		"metrics": {"GET", "/metrics", ""},
+	} {
+		c := start(b, "-max-tasks=100000000", "-log-file="+b.TempDir()+"/log",
+			cmp.Or(row.flag, "-rate=0"))
+		for range 100 {
+			c.call(b, 201, "POST", "/api/tasks", bodies["POST"])
+		}
+		tasks, _, _ := c.store.page("", 1)
+		path := strings.ReplaceAll(row.path, "{task_id}", tasks[0].ID)
+		status := map[string]int{"GET": 200, "POST": 201}[row.method]
+		answer := c.call(b, status, row.method, path, bodies[row.method]).body
+		floor := func(w http.ResponseWriter, r *http.Request) { // reads JSON, and checks nothing
+			var fields map[string]string
+			json.NewDecoder(r.Body).Decode(&fields)
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			io.WriteString(w, answer)
+		}
+		bare := httptest.NewServer(http.HandlerFunc(floor))
+		defer bare.Close()
+		for side, base := range map[string]string{"service": c.base, "floor": bare.URL} {
+			b.Run(name+"/"+side, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					body := strings.NewReader(bodies[row.method])
+					req, _ := http.NewRequest(row.method, base+path, body)
+					req.Header.Set("Content-Type", "application/json")
+					resp, err := c.http.Do(req)
+					must(b, err)
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+					equal(b, "status", resp.StatusCode, status)
+				}
+			})
+		}
+	}
+}
