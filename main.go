@@ -97,7 +97,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	go s.logFile.reopenOn(hangups, s.log)
-	return s.serve(ctx, ln)
+	return s.serve(ctx, release, ln)
 }
 
 // --- Flags ---
@@ -178,22 +178,24 @@ func (c *config) check(args int) error {
 	return nil
 }
 
-// originForm takes apart what browsers send as Origin (RFC 6454 section 6): a scheme, a host, and
-// perhaps a port. The host is a name in lower case, an IPv4 or an IPv6 address; to a browser, a
-// name that ends in a number is an IPv4 address.
+// originForm takes apart what browsers send as Origin (RFC 6454 section 6): a scheme, a host in
+// ASCII and lower case, and perhaps a port.
 var originForm = regexp.MustCompile(`^(https?)://` +
-	`(?:(?:[a-z0-9_-]+\.)*[a-z_][a-z0-9_-]*\.?|([0-9.]+)|\[([0-9a-f:]+)\])(?::([1-9][0-9]*))?$`)
+	`((?:[a-z0-9_-]+\.)*[a-z0-9_-]+\.?|\[[0-9a-f:]+\])(?::([1-9][0-9]*))?$`)
 
 // setOrigins takes the value of -cors-origins. What no browser would send could never match.
 func (c *config) setOrigins(list string) error {
 	c.origins = strings.Split(list, ",")
 	for _, origin := range c.origins {
-		part := append(originForm.FindStringSubmatch(origin), "", "", "", "", "")
-		scheme, address, port := part[1], part[2]+part[3], part[4]
-		addr, _ := netip.ParseAddr(address)
-		_, err := strconv.ParseUint(cmp.Or(port, "1"), 10, 16)
+		part := append(originForm.FindStringSubmatch(origin), "", "", "", "")
+		scheme, host, port := part[1], strings.Trim(part[2], "[]"), part[3]
 		isDefault := scheme == "http" && port == "80" || scheme == "https" && port == "443"
-		if scheme == "" || err != nil || isDefault || address != "" && addr.String() != address {
+		_, portErr := strconv.ParseUint(cmp.Or(port, "1"), 10, 16)
+		// To a browser, a name that ends in a number is an IPv4 address, which it sends in full.
+		_, nameErr := strconv.ParseUint(host[strings.LastIndex(host, ".")+1:], 0, 64)
+		addr, _ := netip.ParseAddr(host)
+		hostOK := addr.String() == host || !addr.IsValid() && nameErr != nil
+		if scheme == "" || !hostOK || portErr != nil || isDefault {
 			return fmt.Errorf("no browser sends %q as its Origin", origin)
 		}
 	}
@@ -522,8 +524,9 @@ func every(ctx context.Context, interval time.Duration, f func()) {
 	}
 }
 
-// serve answers requests from ln until ctx ends, and then stops without losing one.
-func (s *service) serve(ctx context.Context, ln net.Listener) error {
+// serve answers requests from ln until ctx ends, and then stops without losing one. When ctx ends,
+// release lets a second signal end the process.
+func (s *service) serve(ctx context.Context, release func(), ln net.Listener) error {
 	// What runs beside the requests goes on until the last of them is answered.
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -563,6 +566,7 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 		return err
 	case <-ctx.Done():
 	}
+	release() // before anybody can see that it stops
 	s.log.Info("stopping", "cause", context.Cause(ctx))
 	s.draining.Store(true) // readiness says 503, and every answer "Connection: close"
 	notify("STOPPING=1")

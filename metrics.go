@@ -61,12 +61,8 @@ func (s *service) record(w *response, r *http.Request) {
 	}
 
 	s.metrics.inFlight.Add(-1)
-	s.metrics.count(w.pattern, w.status, d)
-	if w.failure.name != "" {
-		s.metrics.failures.add(`{error_code="`+w.failure.name+`"}`, 1)
-	}
+	s.metrics.count(w.pattern, w.status, d, category, w.failure.name)
 	if category != "" {
-		s.metrics.events.add(`{category="`+category+`"}`, 1)
 		w.note(slog.String("category", category))
 	}
 
@@ -199,8 +195,10 @@ const bounds = "0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf"
 
 // metrics counts what the service has done since its start.
 type metrics struct {
-	inFlight                              atomic.Int64
-	labels                                map[string]string // by pattern, "" for no route
+	inFlight atomic.Int64
+	labels   map[string]string // of a pattern of the mux; "" for requests that no route answers
+
+	mu                                    sync.Mutex // guards what follows
 	requests, durations, events, failures *family
 }
 
@@ -242,29 +240,36 @@ func (m *metrics) add(pattern, method, route string, statuses ...int) {
 	m.durations.add("_count"+labels+"}", 0) // which is derived from the buckets
 }
 
-// count counts one answer. What add does not know is a request that no route answers.
-func (m *metrics) count(pattern string, status int, d time.Duration) {
+// count counts one answer. What add does not know is a request that no route answers; category
+// and error_code may be empty.
+func (m *metrics) count(pattern string, status int, d time.Duration, category, code string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	labels := cmp.Or(m.labels[pattern], m.labels[""])
 	m.requests.add(labels+`,code="`+strconv.Itoa(status)+`"}`, 1)
 	m.durations.add("_sum"+labels+"}", d.Seconds())
 	for bound := range strings.FieldsSeq(bounds) {
 		if limit, _ := strconv.ParseFloat(bound, 64); d.Seconds() <= limit {
 			m.durations.add("_bucket"+labels+`,le="`+bound+`"}`, 1)
-			return
+			break
 		}
+	}
+	if category != "" {
+		m.events.add(`{category="`+category+`"}`, 1)
+	}
+	if code != "" {
+		m.failures.add(`{error_code="`+code+`"}`, 1)
 	}
 }
 
 // --- The metrics as text ---
 
-// family is a metric with all its series. Its methods may be called concurrently.
+// family is a metric with all its series.
 type family struct {
 	name, help, kind string
-
-	mu     sync.Mutex     // guards what follows
-	series []string       // what follows the name in the text
-	values []float64      // of the series
-	index  map[string]int // of both, by series
+	series           []string       // what follows the name in the text
+	values           []float64      // of the series
+	index            map[string]int // of both, by series
 }
 
 // newFamily returns a counter or a gauge.
@@ -282,8 +287,6 @@ func kindOf(name string) string {
 
 // add adds n to a series, which it makes if it is not there.
 func (f *family) add(series string, n float64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	i, ok := f.index[series]
 	if !ok {
 		i = len(f.series)
@@ -315,8 +318,6 @@ func (x *exposition) single(name, help string, value float64) {
 // family adds a family with its series. In a histogram, each bucket contains those before it, and
 // the count is that of the last bucket.
 func (x *exposition) family(f *family) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	x.head(f.name, f.help, f.kind)
 	sum := 0.0
 	for i, series := range f.series {
@@ -336,9 +337,11 @@ func (x *exposition) family(f *family) {
 func (s *service) exposeMetrics(w *response, _ *http.Request) error {
 	x := make(exposition, 0, 32<<10)
 	m := s.metrics
+	m.mu.Lock() // for all counters at once, so that they add up
 	for _, f := range []*family{m.requests, m.durations, m.events, m.failures} {
 		x.family(f)
 	}
+	m.mu.Unlock()
 	s.exposeState(&x, w.start)
 	var process values
 	if reading, err := s.process.fresh(w.start); err == nil {

@@ -189,7 +189,7 @@ func parseTexts(body []byte, optional map[string]string, fields ...string) ([]st
 		return texts, badJSON("must be one JSON object", 1)
 	}
 
-	broken := newError(validationError, "the request breaks the rules in details")
+	broken := newError(validationError, "the input breaks the rules in details")
 	for i, field := range fields {
 		value, given := members[field]
 		delete(members, field)
@@ -243,7 +243,7 @@ func isVisible(r rune) bool {
 
 // parseQuery returns the limit and after of a query, and what is wrong with it.
 func parseQuery(query string) (limit int, after string, broken *apiError) {
-	broken = newError(validationError, "the query breaks the rules in details")
+	broken = newError(validationError, "the input breaks the rules in details")
 	params, err := url.ParseQuery(query)
 	if err != nil {
 		broken.add("query", invalidValue, "must be well formed")
