@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves every file of this folder with the real program that reads it, on loopback, with temporary folders and
-# free ports. Prints one line a check, closes with "N passed, N failed", and exits 1 if any failed.
+# free ports. Prints one line a check and the seconds of each part, closes with "N passed, N failed", and exits 1 if any
+# failed.
 #
 #   deploy/check.sh              everything
 #   deploy/check.sh nginx logs   only these parts: the names in check.d without their number
@@ -284,8 +285,10 @@ for part in "$deploy"/check.d/*.sh; do
   name=${name#[0-9][0-9]-}
   if [ $# -eq 0 ] || [[ " $* " == *" $name "* ]]; then
     echo "== $name"
+    began=$SECONDS
     # shellcheck source=/dev/null
     bash -n "$part" && (trap - EXIT; . "$part"; : >"$work/$name.done")
     [ -e "$work/$name.done" ] || { echo "FAIL  the part $name broke off"; echo fail >>"$results"; }
+    echo "   $((SECONDS - began)) s"
   fi
 done

@@ -290,13 +290,17 @@ kill -HUP "$(cat "$work/nginx.pid")"
 sleep 0.5
 created() { grep -c 'status=201' "$web/service.log"; }
 before=$(created)
-background load hey -z 25s -c 16 -m POST -T application/json -d '{"task_name":"a"}' "$site/api/tasks"
+# 25 s of load, and more on a busy machine, until there were enough requests and restarts. ^C ends it in good order.
+background load hey -z 150s -c 16 -m POST -T application/json -d '{"task_name":"a"}' "$site/api/tasks"
 load=$!
 restarts=0
 sleep 1
+enough=$((SECONDS + 24))
 while restart >/dev/null && kill -0 $load 2>/dev/null; do
   restarts=$((restarts + 1))
+  [ $SECONDS -lt $enough ] || [ $restarts -lt 10 ] || [ $(($(created) - before)) -lt 50000 ] || break
 done
+kill -INT $load
 wait $load
 answered=$(sed -nE 's/^ *\[201\]\s+([0-9]+) responses$/\1/p' "$work/load.log")
 answered=${answered:-0}
