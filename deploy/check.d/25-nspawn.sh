@@ -134,6 +134,33 @@ watched() {
 }
 is_new() { [ "$(show MainPID)" != "$1" ] && [ "$(show ActiveState)" = active ]; }
 
+# starts_often: stops and starts of both units in a quick row, as a person in trouble does them, meet no limit.
+starts_often() {
+  local n
+  for n in {1..8}; do
+    on systemctl stop taskapi.socket taskapi.service && on systemctl start taskapi.socket taskapi.service &&
+      answer 401 "$direct" || { echo "not the time number $n"; return 1; }
+  done
+}
+# keeps_socket: a service that cannot start, with a damaged data file, is started again and again. Meanwhile the socket
+# stays, and clients that come again and again wait there; when the file is mended, one that came first is answered.
+keeps_socket() {
+  local first n status
+  echo damaged | on tee -a "$data" && on systemctl --no-block restart taskapi.service && sleep 1 || return
+  background waiting net "${post[@]}" --max-time 30 -H 'Authorization: Bearer secret' "$direct"
+  first=$!
+  for n in {1..60}; do
+    [ "$(net curl -s -o /dev/null --max-time 0.1 -w '%{exitcode}' "$direct")" = 28 ] || break
+  done
+  status=$n
+  echo "$n of 60 clients waited, $(show NRestarts) restarts"
+  on systemctl is-active taskapi.socket
+  on sed -i '$d' "$data"
+  wait $first
+  [ "$status" -eq 60 ] && [ "$(on systemctl is-active taskapi.socket)" = active ] && [ "$(cat "$work/waiting.log")" = 201 ] &&
+    on journalctl -u taskapi.service -q --grep "tasks\.jsonl: line [0-9]+: "
+}
+
 # rotates COMMAND…: after COMMAND has moved the file away, new lines go into a new one, and the service is the same process.
 rotates() {
   local pid
@@ -193,6 +220,8 @@ check "$restarts times systemctl restart under $answered requests lose none, and
 check "the data file has each of these tasks once" keeps_created
 check "kill -9 under load, again and again: every acknowledged task is there" outlives_kill
 check "kill -9: who connects meanwhile is answered by the next process" killed
+check "eight quick stops and starts of both units" starts_often
+check "a service that cannot start keeps its socket, and clients wait there" keeps_socket
 check "the watchdog restarts a service that hangs, and no other" watched
 check "rsyslog files the lines from the journal, and goes on in a new file after logrotate" by_rsyslog
 check "so it does when the timer rotates it, whatever /etc/logrotate.conf says" by_timer
