@@ -105,7 +105,7 @@ answers() { curl -fsS --max-time 2 -o /dev/null "$@"; }
 # to be compared with them, and the usual tools for load only count.
 #   load -url URL [-clients N] [-time 10s] [-n N] [-name-size N] [-token T] -out FILE   creates, FILE gets "id<TAB>name" lines
 #   load -url URL [-clients N] [-token T] -get FILE                                     asks for each of them
-# It prints "201 4711": how many answers had this status; "wrong 1": how many were not the task; "error 3": no answer at all.
+# ^C ends it in good order. It prints "201 4711": how many answers had this status; "wrong 1": how many were not the task; "error 3": no answer at all.
 load_generator() {
   [ -x "$work/bin/load" ] && return
   mkdir -p "$work/load" && cat >"$work/load/main.go" <<'END' && go build -o "$work/bin/load" "$work/load/main.go"
@@ -114,6 +114,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"flag"
@@ -122,6 +123,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
@@ -157,10 +159,13 @@ func main() {
 		f, err := os.Create(*outFile)
 		check(err)
 		out = bufio.NewWriter(f)
-		end := time.Now().Add(*duration)
+		timed, cancel := context.WithTimeout(context.Background(), *duration)
+		defer cancel()
+		ctx, release := signal.NotifyContext(timed, os.Interrupt)
+		defer release()
 		go func() {
 			defer close(work)
-			for i := 0; i < *number && time.Now().Before(end); i++ {
+			for i := 0; i < *number && ctx.Err() == nil; i++ {
 				name := fmt.Sprintf("%d-%d", os.Getpid(), i)
 				work <- task{Name: name + strings.Repeat("x", max(0, *nameSize-len(name)))}
 			}

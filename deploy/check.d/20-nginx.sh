@@ -321,18 +321,20 @@ rm "$work/socket.pid"
 check "every stop of the service had exit status 0" test "$(sort -u "$web/service.exits")" = 0
 # The same with a data file: what was acknowledged is there at the end, also when the service was killed.
 load_generator
-tasks() { background load "$work/bin/load" -clients 16 -url "$site/api/tasks" -time "$1" -out "$2"; }
-# restarts SIGNAL SECONDS: as often as there is time for.
+# restarts SIGNAL SECONDS: as often as there is time for, and four times at least.
 restarts() {
-  local load
-  tasks "$2s" "$web/acknowledged.$1"
+  local load end
+  background load "$work/bin/load" -clients 16 -url "$site/api/tasks" -time 120s -out "$web/acknowledged.$1"
   load=$!
   restarts=0
   sleep 1
+  end=$((SECONDS + $2 - 1))
   while kill -0 $load 2>/dev/null && restart "$1" kept >/dev/null; do
     restarts=$((restarts + 1))
     sleep 0.3
+    [ $SECONDS -lt $end ] || [ $restarts -lt 4 ] || break
   done
+  kill -INT $load
   wait $load
   cat "$work/load.log"
 }
