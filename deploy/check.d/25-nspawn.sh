@@ -43,7 +43,7 @@ if ! until_true 30 on systemctl is-active multi-user.target >/dev/null 2>&1; the
 fi
 
 log=/var/log/taskapi/task_management.log
-post=(curl -sk --max-time 10 -o /dev/null -w '%{http_code}' -H 'Content-Type: application/json' -d '{"task_name":"a"}')
+post=(curl -sSk --max-time 10 -o /dev/null -w '%{http_code}' -H 'Content-Type: application/json' -d '{"task_name":"a"}')
 direct=http://127.0.0.1:8000/api/tasks
 show() { on systemctl show --value --property "$1" taskapi.service; }
 
@@ -118,7 +118,8 @@ keeps_created() {
 killed() {
   local pid
   pid=$(show MainPID)
-  on kill -KILL "$pid" && answer 201 -H 'Authorization: Bearer secret' "$direct" && [ "$(show MainPID)" != "$pid" ]
+  on kill -KILL "$pid" && answer 201 -H 'Authorization: Bearer secret' "$direct" && [ "$(show MainPID)" != "$pid" ] && return
+  on journalctl -u taskapi.service -o short-precise -n 10 && return 1
 }
 # A service that hangs, with a watchdog that takes less of this check's time.
 watched() {
