@@ -105,7 +105,7 @@ answers() { curl -fsS --max-time 2 -o /dev/null "$@"; }
 # to be compared with them, and the usual tools for load only count.
 #   load -url URL [-clients N] [-time 10s] [-n N] [-name-size N] [-token T] -out FILE   creates, FILE gets "id<TAB>name" lines
 #   load -url URL [-clients N] [-token T] -get FILE                                     asks for each of them
-# ^C ends it in good order. It prints "201 4711": how many answers had this status; "wrong 1": how many were not the task; "error 3": no answer at all.
+# SIGTERM ends it in good order. It prints "201 4711": how many answers had this status; "wrong 1": how many were not the task; "error 3": no answer at all.
 load_generator() {
   [ -x "$work/bin/load" ] && return
   mkdir -p "$work/load" && cat >"$work/load/main.go" <<'END' && go build -o "$work/bin/load" "$work/load/main.go"
@@ -127,6 +127,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -161,7 +162,7 @@ func main() {
 		out = bufio.NewWriter(f)
 		timed, cancel := context.WithTimeout(context.Background(), *duration)
 		defer cancel()
-		ctx, release := signal.NotifyContext(timed, os.Interrupt)
+		ctx, release := signal.NotifyContext(timed, syscall.SIGTERM)
 		defer release()
 		go func() {
 			defer close(work)

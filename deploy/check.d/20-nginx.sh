@@ -290,8 +290,9 @@ kill -HUP "$(cat "$work/nginx.pid")"
 sleep 0.5
 created() { grep -c 'status=201' "$web/service.log"; }
 before=$(created)
-# 25 s of load, and more on a busy machine, until there were enough requests and restarts. ^C ends it in good order.
-background load hey -z 150s -c 16 -m POST -T application/json -d '{"task_name":"a"}' "$site/api/tasks"
+# 25 s of load, and more on a busy machine, until there were enough requests and restarts. ^C ends it in good order, also
+# where the check itself runs in the background, where that is ignored.
+background load env --default-signal=INT hey -z 150s -c 16 -m POST -T application/json -d '{"task_name":"a"}' "$site/api/tasks"
 load=$!
 restarts=0
 sleep 1
@@ -334,8 +335,7 @@ restarts() {
     sleep 0.3
     [ $SECONDS -lt $end ] || [ $restarts -lt 4 ] || break
   done
-  kill -INT $load
-  wait $load
+  stop load
   cat "$work/load.log"
 }
 # Every answer was 201, and the file has that many tasks.

@@ -95,8 +95,7 @@ outlives_kill() {
     sleep 0.7
     [ $SECONDS -lt $end ] || [ $kills -lt 3 ] || break
   done
-  kill -INT $load
-  wait $load
+  stop load
   echo "$kills times killed"
   cat "$work/load.log"
   [ "$kills" -ge 3 ] || return
