@@ -85,7 +85,8 @@ load_generator
 data=/var/lib/taskapi/tasks.jsonl
 outlives_kill() {
   local load pid kills=0 end=$((SECONDS + 12))
-  background load net "$work/bin/load" -url "$direct" -token secret -clients 16 -time 120s -out "$machine/acknowledged"
+  background load nsenter --target "$(init)" --net "$work/bin/load" -url "$direct" -token secret -clients 16 -time 120s \
+    -out "$machine/acknowledged"
   load=$!
   sleep 1
   while kill -0 $load 2>/dev/null; do
