@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves every file of this folder with the real program that reads it, on loopback, with temporary folders and
-# free ports. Prints one line a check, closes with "N passed, N failed", and exits 1 if any failed.
+# free ports. Prints one line a check and the seconds of each part, closes with "N passed, N failed", and exits 1 if any
+# failed.
 #
 #   deploy/check.sh              everything
 #   deploy/check.sh nginx logs   only these parts: the names in check.d without their number
@@ -104,7 +105,7 @@ answers() { curl -fsS --max-time 2 -o /dev/null "$@"; }
 # to be compared with them, and the usual tools for load only count.
 #   load -url URL [-clients N] [-time 10s] [-n N] [-name-size N] [-token T] -out FILE   creates, FILE gets "id<TAB>name" lines
 #   load -url URL [-clients N] [-token T] -get FILE                                     asks for each of them
-# It prints "201 4711": how many answers had this status; "wrong 1": how many were not the task; "error 3": no answer at all.
+# SIGTERM ends it in good order. It prints "201 4711": how many answers had this status; "wrong 1": how many were not the task; "error 3": no answer at all.
 load_generator() {
   [ -x "$work/bin/load" ] && return
   mkdir -p "$work/load" && cat >"$work/load/main.go" <<'END' && go build -o "$work/bin/load" "$work/load/main.go"
@@ -113,6 +114,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"flag"
@@ -121,9 +123,11 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -156,10 +160,13 @@ func main() {
 		f, err := os.Create(*outFile)
 		check(err)
 		out = bufio.NewWriter(f)
-		end := time.Now().Add(*duration)
+		timed, cancel := context.WithTimeout(context.Background(), *duration)
+		defer cancel()
+		ctx, release := signal.NotifyContext(timed, syscall.SIGTERM)
+		defer release()
 		go func() {
 			defer close(work)
-			for i := 0; i < *number && time.Now().Before(end); i++ {
+			for i := 0; i < *number && ctx.Err() == nil; i++ {
 				name := fmt.Sprintf("%d-%d", os.Getpid(), i)
 				work <- task{Name: name + strings.Repeat("x", max(0, *nameSize-len(name)))}
 			}
@@ -284,8 +291,10 @@ for part in "$deploy"/check.d/*.sh; do
   name=${name#[0-9][0-9]-}
   if [ $# -eq 0 ] || [[ " $* " == *" $name "* ]]; then
     echo "== $name"
+    began=$SECONDS
     # shellcheck source=/dev/null
     bash -n "$part" && (trap - EXIT; . "$part"; : >"$work/$name.done")
     [ -e "$work/$name.done" ] || { echo "FAIL  the part $name broke off"; echo fail >>"$results"; }
+    echo "   $((SECONDS - began)) s"
   fi
 done

@@ -290,13 +290,18 @@ kill -HUP "$(cat "$work/nginx.pid")"
 sleep 0.5
 created() { grep -c 'status=201' "$web/service.log"; }
 before=$(created)
-background load hey -z 25s -c 16 -m POST -T application/json -d '{"task_name":"a"}' "$site/api/tasks"
+# 25 s of load, and more on a busy machine, until there were enough requests and restarts. ^C ends it in good order, also
+# where the check itself runs in the background, where that is ignored.
+background load env --default-signal=INT hey -z 150s -c 16 -m POST -T application/json -d '{"task_name":"a"}' "$site/api/tasks"
 load=$!
 restarts=0
 sleep 1
+enough=$((SECONDS + 24))
 while restart >/dev/null && kill -0 $load 2>/dev/null; do
   restarts=$((restarts + 1))
+  [ $SECONDS -lt $enough ] || [ $restarts -lt 10 ] || [ $(($(created) - before)) -lt 50000 ] || break
 done
+kill -INT $load
 wait $load
 answered=$(sed -nE 's/^ *\[201\]\s+([0-9]+) responses$/\1/p' "$work/load.log")
 answered=${answered:-0}
@@ -317,19 +322,20 @@ rm "$work/socket.pid"
 check "every stop of the service had exit status 0" test "$(sort -u "$web/service.exits")" = 0
 # The same with a data file: what was acknowledged is there at the end, also when the service was killed.
 load_generator
-tasks() { background load "$work/bin/load" -clients 16 -url "$site/api/tasks" -time "$1" -out "$2"; }
-# restarts SIGNAL SECONDS: as often as there is time for.
+# restarts SIGNAL SECONDS: as often as there is time for, and four times at least.
 restarts() {
-  local load
-  tasks "$2s" "$web/acknowledged.$1"
+  local load end
+  background load "$work/bin/load" -clients 16 -url "$site/api/tasks" -time 120s -out "$web/acknowledged.$1"
   load=$!
   restarts=0
   sleep 1
+  end=$((SECONDS + $2 - 1))
   while kill -0 $load 2>/dev/null && restart "$1" kept >/dev/null; do
     restarts=$((restarts + 1))
     sleep 0.3
+    [ $SECONDS -lt $end ] || [ $restarts -lt 4 ] || break
   done
-  wait $load
+  stop load
   cat "$work/load.log"
 }
 # Every answer was 201, and the file has that many tasks.

@@ -43,7 +43,7 @@ if ! until_true 30 on systemctl is-active multi-user.target >/dev/null 2>&1; the
 fi
 
 log=/var/log/taskapi/task_management.log
-post=(curl -sk --max-time 10 -o /dev/null -w '%{http_code}' -H 'Content-Type: application/json' -d '{"task_name":"a"}')
+post=(curl -sSk --max-time 10 -o /dev/null -w '%{http_code}' -H 'Content-Type: application/json' -d '{"task_name":"a"}')
 direct=http://127.0.0.1:8000/api/tasks
 show() { on systemctl show --value --property "$1" taskapi.service; }
 
@@ -84,8 +84,9 @@ nothing_lost() {
 load_generator
 data=/var/lib/taskapi/tasks.jsonl
 outlives_kill() {
-  local load pid kills=0
-  background load net "$work/bin/load" -url "$direct" -token secret -clients 16 -time 12s -out "$machine/acknowledged"
+  local load pid kills=0 end=$((SECONDS + 12))
+  background load nsenter --target "$(init)" --net "$work/bin/load" -url "$direct" -token secret -clients 16 -time 120s \
+    -out "$machine/acknowledged"
   load=$!
   sleep 1
   while kill -0 $load 2>/dev/null; do
@@ -93,8 +94,9 @@ outlives_kill() {
     on kill -KILL "$pid" && until_true 20 is_new "$pid" || return
     kills=$((kills + 1))
     sleep 0.7
+    [ $SECONDS -lt $end ] || [ $kills -lt 3 ] || break
   done
-  wait $load
+  stop load
   echo "$kills times killed"
   cat "$work/load.log"
   [ "$kills" -ge 3 ] || return
@@ -116,7 +118,8 @@ keeps_created() {
 killed() {
   local pid
   pid=$(show MainPID)
-  on kill -KILL "$pid" && answer 201 -H 'Authorization: Bearer secret' "$direct" && [ "$(show MainPID)" != "$pid" ]
+  on kill -KILL "$pid" && answer 201 -H 'Authorization: Bearer secret' "$direct" && [ "$(show MainPID)" != "$pid" ] && return
+  on journalctl -u taskapi.service -o short-precise -n 10 && return 1
 }
 # A service that hangs, with a watchdog that takes less of this check's time.
 watched() {
@@ -133,6 +136,36 @@ watched() {
     on systemctl restart taskapi.service && return $status
 }
 is_new() { [ "$(show MainPID)" != "$1" ] && [ "$(show ActiveState)" = active ]; }
+
+# starts_often: stops and starts of both units in a quick row, as a person in trouble does them, meet no limit.
+starts_often() {
+  local n
+  for n in {1..8}; do
+    echo "time number $n"
+    on systemctl stop taskapi.socket taskapi.service && on systemctl start taskapi.socket taskapi.service || return
+    answer 401 "$direct" || return
+  done
+}
+# keeps_socket: a service that cannot start, with a damaged data file, is started again and again. Meanwhile the socket
+# stays, and clients that come again and again wait there; when the file is mended, one that came first is answered.
+keeps_socket() {
+  local first waited=0 restarts
+  on systemctl stop taskapi.service && on sed -i '1i damaged' "$data" && on systemctl --no-block start taskapi.service || return
+  until_true 10 starts_again
+  background waiting net "${post[@]}" --max-time 60 -H 'Authorization: Bearer secret' "$direct"
+  first=$!
+  for _ in {1..60}; do
+    [ "$(net curl -s -o /dev/null --max-time 0.1 -w '%{exitcode}' "$direct")" != 28 ] || waited=$((waited + 1))
+  done
+  restarts=$(show NRestarts)
+  on systemctl is-active taskapi.socket
+  on sed -i 1d "$data"
+  wait $first
+  echo "$waited of 60 clients waited, $restarts restarts, the first client got $(cat "$work/waiting.log")"
+  [ $waited -eq 60 ] && [ "$restarts" -ge 6 ] && [ "$(cat "$work/waiting.log")" = 201 ] &&
+    [ "$(on systemctl is-active taskapi.socket)" = active ] && on journalctl -u taskapi.service -q --grep 'tasks\.jsonl: line 1: '
+}
+starts_again() { [ "$(show NRestarts)" -ge 1 ]; }
 
 # rotates COMMAND…: after COMMAND has moved the file away, new lines go into a new one, and the service is the same process.
 rotates() {
@@ -193,6 +226,8 @@ check "$restarts times systemctl restart under $answered requests lose none, and
 check "the data file has each of these tasks once" keeps_created
 check "kill -9 under load, again and again: every acknowledged task is there" outlives_kill
 check "kill -9: who connects meanwhile is answered by the next process" killed
+check "eight quick stops and starts of both units" starts_often
+check "a service that cannot start keeps its socket, and clients wait there" keeps_socket
 check "the watchdog restarts a service that hangs, and no other" watched
 check "rsyslog files the lines from the journal, and goes on in a new file after logrotate" by_rsyslog
 check "so it does when the timer rotates it, whatever /etc/logrotate.conf says" by_timer

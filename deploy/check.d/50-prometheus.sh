@@ -31,21 +31,23 @@ load() {
 # broad_use: what clients can do to the service at $broad: each method on each route and elsewhere, with and without the
 # token, through a proxy, from other origins, and with each kind of body. The unknown paths and methods are new every time.
 broad_use() {
-  local token="Authorization: Bearer $(cat "$work/token")" json='Content-Type: application/json' method header body
-  local paths=,openapi.json,api/tasks,api/tasks/task_$RANDOM,health,health/detailed,health/liveness,health/readiness,metrics
-  paths=$paths,debug/storage,debug/pprof/,debug/pprof/heap,debug/pprof/cmdline,debug/pprof/$RANDOM,$RANDOM,/api/tasks,api/tasks?limit=0
+  local json='Content-Type: application/json' token paths method header body as
+  token="Authorization: Bearer $(cat "$work/token")"
+  paths=",openapi.json,api/tasks,api/tasks/task_$RANDOM,health,health/detailed,health/liveness,health/readiness,metrics"
+  paths="$paths,debug/storage,debug/pprof/,debug/pprof/heap,debug/pprof/cmdline,debug/pprof/$RANDOM,$RANDOM,/api/tasks"
+  paths="$paths,api/tasks?limit=0"
   printf '"%070000d"' 0 >"$work/large"
   for body in '{"task_name": "a task"}' '{}' '{' "@$work/large"; do
     curl -s --max-time 20 -H "$token" -H "$json" -d "$body" "http://$broad/api/tasks?[1-100]"
     curl -s --max-time 20 -H "$token" -d "$body" "http://$broad/api/tasks"
   done >/dev/null
   for method in GET HEAD POST PUT PATCH DELETE OPTIONS TRACE "M$RANDOM"; do
+    as=(-X "$method")
+    [ "$method" != HEAD ] || as=(--head) # with -X HEAD alone, curl would wait for a body
     for header in "$token" "X-Forwarded-For: 192.0.2.1" "Origin: https://app.example.com" "Origin: https://other.example"; do
-      # With -X HEAD alone, curl would wait for a body.
-      curl -s --max-time 20 $([ $method = HEAD ] && echo --head) -X $method -H "$token" -H "$header" \
-        -H 'Access-Control-Request-Method: POST' "http://$broad/{$paths}"
+      curl -s --max-time 20 "${as[@]}" -H "$token" -H "$header" -H 'Access-Control-Request-Method: POST' "http://$broad/{$paths}"
     done
-    curl -s --max-time 20 $([ $method = HEAD ] && echo --head) -X $method "http://$broad/{$paths}"
+    curl -s --max-time 20 "${as[@]}" "http://$broad/{$paths}"
   done >/dev/null
 }
 

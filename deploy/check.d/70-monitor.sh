@@ -163,7 +163,7 @@ stop service
 
 service -drain 3s
 kill -TERM "$(cat "$work/service.pid")"
-check "health_monitor.sh: draining is 2" until_true 1 says 2 '^CRITICAL - not ready: draining, unhealthy: draining'
+check "health_monitor.sh: draining is 2" until_true 1 says 2 '^CRITICAL - not ready: the service is about to stop, unhealthy: the service is about to stop'
 stop service
 
 # A part of the check is sourced: it has no shebang, and its variables come from check.sh.
