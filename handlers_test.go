@@ -2276,7 +2276,6 @@ func samples() []Task {
 
 // restore opens a data file with this text. It returns the text that is in it then, too.
 func restore(t testing.TB, path, text string) (s *store, log, after string, err error) {
-	t.Helper()
 	must(t, os.WriteFile(path, []byte(text), 0o600))
 	var lines buffer
 	s, err = openStore(path, 10, slog.New(newLogHandler(&lines, "text", "warning")))
