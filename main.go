@@ -572,6 +572,7 @@ func (s *service) serve(ctx context.Context, release func(), ln net.Listener) er
 	notify("STOPPING=1")
 	time.Sleep(s.drain)
 	ln.Close()
+	<-served // now conns has every connection that was accepted
 	defer s.log.Info("stopped")
 	return finish(&conns, s.shutdownTimeout)
 }
