@@ -29,7 +29,7 @@ test: ## vet, gofmt and all tests, under the race detector
 	@test -n "$(RACE)" || echo "no C compiler: the race detector is off"
 	$(GO) test $(RACE) -shuffle=on ./...
 
-bench: ## benchmarks of every route
+bench: ## benchmarks of a request of each kind
 	$(GO) test -run '^$$' -bench . -benchmem -cpu 1 ./...
 
 fuzz: ## each fuzz target for FUZZTIME (10s)

@@ -184,16 +184,16 @@ func (s *sensor) sample(log *slog.Logger) {
 	s.last.Store(&reading{time.Now(), values, text, err})
 }
 
-// fresh returns the last reading, or says why it is of no use.
+// fresh returns the last reading, or an empty one, and why the last one is of no use.
 func (s *sensor) fresh(now time.Time) (*reading, error) {
 	last := s.last.Load()
 	switch {
 	case last == nil:
-		return nil, errors.New("not read yet")
+		return &reading{}, errors.New("not read yet")
 	case last.err != nil:
-		return nil, errors.New("the reading failed")
+		return &reading{}, errors.New("the reading failed")
 	case now.Sub(last.at) > maxAge:
-		return nil, errors.New("the last reading is too old")
+		return &reading{}, errors.New("the last reading is too old")
 	}
 	return last, nil
 }

@@ -24,7 +24,7 @@ import (
 
 // --- One record for each request ---
 
-// record is deferred before anything else happens to a request, so that it sees every panic. It
+// record is deferred before a request is looked at, so that it sees every panic. It
 // counts the request and logs one line before net/http sends the end of the answer: a client that
 // has the whole answer can rely on the counters.
 func (s *service) record(w *response, r *http.Request) {
@@ -196,7 +196,8 @@ const bounds = "0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf"
 // metrics counts what the service has done since its start.
 type metrics struct {
 	inFlight atomic.Int64
-	labels   map[string]string // of a pattern of the mux; "" for requests that no route answers
+	// labels are by pattern of the mux, "" for what no route answers. None comes after the start.
+	labels map[string]string
 
 	mu                                    sync.Mutex // guards what follows
 	requests, durations, events, failures *family
@@ -343,11 +344,8 @@ func (s *service) exposeMetrics(w *response, _ *http.Request) error {
 	}
 	m.mu.Unlock()
 	s.exposeState(&x, w.start)
-	var process values
-	if reading, err := s.process.fresh(w.start); err == nil {
-		process = reading.values
-	}
-	x.stock(process)
+	process, _ := s.process.fresh(w.start)
+	x.stock(process.values)
 	w.Header().Del("Cache-Control")
 	return w.send(http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x)
 }

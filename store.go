@@ -100,8 +100,7 @@ func (s *store) restore(file *os.File) error {
 		if err = cmp.Or(err, taskErr); err != nil {
 			return fmt.Errorf("line %d: %w", number, err)
 		}
-		s.index[task.ID] = len(s.tasks)
-		s.tasks = append(s.tasks, &task)
+		s.put(&task)
 		whole += len(line)
 	}
 
@@ -117,6 +116,12 @@ func (s *store) restore(file *os.File) error {
 	return file.Sync() // the last process may have been killed before it could
 }
 
+// put needs the lock. Tasks are never removed, so the place of the next one is their number.
+func (s *store) put(task *Task) {
+	s.index[task.ID] = len(s.tasks)
+	s.tasks = append(s.tasks, task)
+}
+
 // add stores a task. With a file, it returns nil only after the task has been written and synced.
 //
 // This is a group commit: one sync takes as long for many tasks as for one. While one caller is
@@ -128,8 +133,7 @@ func (s *store) add(task Task) error {
 	if err := s.refusal(); err != nil {
 		return err
 	}
-	s.index[task.ID] = len(s.tasks) // tasks are never removed, so this is the next place
-	s.tasks = append(s.tasks, &task)
+	s.put(&task)
 	if s.file == nil {
 		s.visible = len(s.tasks)
 		return nil
