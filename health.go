@@ -278,10 +278,9 @@ func readProcess() (values, error) {
 	}
 	limits, _ := self.Rlimit()
 	for _, limit := range limits {
-		switch limit.Resource {
-		case process.RLIMIT_NOFILE:
+		if limit.Resource == process.RLIMIT_NOFILE {
 			v["process_max_fds"] = float64(limit.Soft)
-		case process.RLIMIT_AS:
+		} else if limit.Resource == process.RLIMIT_AS {
 			v["process_virtual_memory_max_bytes"] = float64(limit.Soft)
 		}
 	}

@@ -23,9 +23,9 @@ package main
 // health.go and metrics.go.
 
 import (
+	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
 	_ "embed"
@@ -83,8 +83,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if cfg.logFile != "" { // without a log file, SIGHUP keeps its default action
 		signal.Notify(hangups, syscall.SIGHUP)
 	}
-	defer close(hangups)
-	defer signal.Stop(hangups)
 
 	// The port comes first: if it is taken, another instance may be using the same files.
 	ln, err := listen(cfg)
@@ -96,6 +94,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer s.logFile.flush()
 	go s.logFile.reopenOn(hangups, s.log)
 	return s.serve(ctx, release, ln)
 }
@@ -189,13 +188,13 @@ func (c *config) setOrigins(list string) error {
 	for _, origin := range c.origins {
 		part := append(originForm.FindStringSubmatch(origin), "", "", "", "")
 		scheme, host, port := part[1], strings.Trim(part[2], "[]"), part[3]
-		isDefault := scheme == "http" && port == "80" || scheme == "https" && port == "443"
+		isDefault := map[string]string{"http": "80", "https": "443"}[scheme] == port
 		_, portErr := strconv.ParseUint(cmp.Or(port, "1"), 10, 16)
 		// To a browser, a name that ends in a number is an IPv4 address, which it sends in full.
 		_, nameErr := strconv.ParseUint(host[strings.LastIndex(host, ".")+1:], 0, 64)
 		addr, _ := netip.ParseAddr(host)
 		hostOK := addr.String() == host || !addr.IsValid() && nameErr != nil
-		if scheme == "" || !hostOK || portErr != nil || isDefault {
+		if part[0] == "" || !hostOK || portErr != nil || isDefault {
 			return fmt.Errorf("no browser sends %q as its Origin", origin)
 		}
 	}
@@ -205,17 +204,17 @@ func (c *config) setOrigins(list string) error {
 // b64token is a token that an Authorization header can carry (RFC 6750 section 2.1).
 var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
-// readToken returns the hash of the token in a file. Without a path there is none.
-func readToken(path string) (hash [sha256.Size]byte, err error) {
+// readToken returns the token in a file. Without a path there is none.
+func readToken(path string) (token []byte, err error) {
 	if path == "" {
-		return hash, nil
+		return nil, nil
 	}
 	text, err := os.ReadFile(path)
-	token := strings.TrimSpace(string(text))
-	if err == nil && !b64token.MatchString(token) {
+	token = bytes.TrimSpace(text)
+	if err == nil && !b64token.Match(token) {
 		err = fmt.Errorf("%s: must hold one token of A-Z a-z 0-9 - . _ ~ + / and no more", path)
 	}
-	return sha256.Sum256([]byte(token)), err
+	return token, err
 }
 
 // buildInfo returns the version and the revision that the go command has recorded.
@@ -238,10 +237,10 @@ type service struct {
 	draining          atomic.Bool // set once, when the service is asked to stop
 
 	mux         *http.ServeMux
-	routes      map[string]route  // by pattern of the mux
-	methods     string            // of the API, for the answer to a preflight
-	tokenHash   [sha256.Size]byte // of what is in -token-file
-	crossOrigin http.CrossOriginProtection
+	routes      map[string]route // by pattern of the mux
+	methods     string           // of the API, for the answer to a preflight
+	token       []byte
+	crossOrigin http.CrossOriginProtection // trusts nobody: see guard
 
 	store   *store
 	limiter limiter
@@ -255,7 +254,7 @@ type service struct {
 // newService returns a service that can handle requests. It opens its files and reads the tasks.
 func newService(cfg config, stderr io.Writer) (*service, error) {
 	started := time.Now()
-	tokenHash, tokenErr := readToken(cfg.tokenFile)
+	token, tokenErr := readToken(cfg.tokenFile)
 	logFile, logErr := openLogFile(cfg.logFile, stderr)
 	if err := cmp.Or(tokenErr, logErr); err != nil {
 		return nil, err
@@ -267,15 +266,12 @@ func newService(cfg config, stderr io.Writer) (*service, error) {
 	}
 
 	s := &service{
-		config: cfg, started: started, tokenHash: tokenHash,
+		config: cfg, started: started, token: token,
 		mux: http.NewServeMux(), routes: map[string]route{}, limiter: limiter{rate: cfg.rate},
 		store: store, metrics: newMetrics(), logFile: logFile, log: log,
 		host: newHostSensors(cfg), process: &sensor{name: "process", read: readProcess},
 	}
 	s.version, s.revision = buildInfo()
-	for _, origin := range cfg.origins {
-		s.crossOrigin.AddTrustedOrigin(origin) // setOrigins has found nothing wrong with it
-	}
 	s.handleAll(s.api())
 	return s, nil
 }
@@ -444,7 +440,7 @@ func (s *service) guard(w *response, r *http.Request) error {
 		return noSuchPath(w, r)
 	case rt.access == nobody, rt.access == onThisHost && !isFromThisHost(r):
 		return newError(forbidden, "only for clients on this host, without a proxy in between")
-	case s.crossOrigin.Check(r) != nil, isPreflight(r) && !allowed:
+	case !allowed && (isPreflight(r) || s.crossOrigin.Check(r) != nil):
 		return newError(forbidden, "this origin is not allowed")
 	case rt.access == anyone, s.tokenFile == "", isPreflight(r): // a preflight has no token
 		return nil
@@ -452,8 +448,8 @@ func (s *service) guard(w *response, r *http.Request) error {
 
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	isBearer := strings.EqualFold(scheme, "Bearer")
-	hash := sha256.Sum256([]byte(strings.TrimLeft(token, " "))) // hides how long the token is
-	if isBearer && subtle.ConstantTimeCompare(hash[:], s.tokenHash[:]) == 1 {
+	given := []byte(strings.TrimLeft(token, " "))
+	if isBearer && subtle.ConstantTimeCompare(given, s.token) == 1 {
 		return nil
 	}
 	challenge := `Bearer realm="taskapi"` // RFC 6750 section 3

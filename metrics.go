@@ -6,9 +6,11 @@ package main
 
 import (
 	"cmp"
+	_ "embed"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"runtime"
@@ -61,7 +63,7 @@ func (s *service) record(w *response, r *http.Request) {
 	}
 
 	s.metrics.inFlight.Add(-1)
-	s.metrics.count(w.pattern, w.status, d, category, w.failure.name)
+	s.metrics.count(w.pattern, w.status, d, category, w.failure.Name)
 	if category != "" {
 		w.note(slog.String("category", category))
 	}
@@ -99,13 +101,12 @@ func newLogHandler(out io.Writer, format, lowest string) slog.Handler {
 	options := &slog.HandlerOptions{Level: slog.LevelDebug + slog.Level(4*levelStep(lowest))}
 	options.ReplaceAttr = func(_ []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindTime {
-			return slog.Time(a.Key, a.Value.Time().UTC())
-		} else if a.Value.Kind() != slog.KindAny {
-			return a
-		}
-		if level, ok := a.Value.Any().(slog.Level); ok {
-			step := max(0, min(int(level-slog.LevelDebug)/4, len(levelNames)-1))
-			return slog.String(a.Key, levelNames[step])
+			a.Value = slog.TimeValue(a.Value.Time().UTC())
+		} else if a.Value.Kind() == slog.KindAny {
+			if level, ok := a.Value.Any().(slog.Level); ok {
+				step := max(0, min(int(level-slog.LevelDebug)/4, len(levelNames)-1))
+				a.Value = slog.StringValue(levelNames[step])
+			}
 		}
 		return a
 	}
@@ -117,15 +118,19 @@ func newLogHandler(out io.Writer, format, lowest string) slog.Handler {
 
 // logFile is where the log goes: a file that can be reopened, or standard error. What cannot be
 // written is counted, and the service goes on.
+//
+// A line waits up to a millisecond for others, and one system call writes them all: under load, a
+// call for each line would take a tenth of the time of a request.
 type logFile struct {
 	path          string    // empty for standard error
 	stderr        io.Writer // is told when lines begin to get lost
 	written, lost atomic.Int64
 
-	mu   sync.Mutex // guards what follows
-	out  io.Writer
-	torn bool  // out ends inside a line
-	err  error // of the last line
+	mu    sync.Mutex // guards what follows
+	out   io.Writer
+	lines []byte // that wait for flush
+	torn  bool   // out ends inside a line
+	err   error  // of the last flush
 }
 
 // openLogFile opens the file at path. Without a path, the log goes to stderr.
@@ -148,6 +153,7 @@ func (l *logFile) reopen() error {
 		file.ReadAt(last, end-1)
 	}
 
+	l.flush()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if old, ok := l.out.(*os.File); ok && l.out != l.stderr {
@@ -166,24 +172,37 @@ func (l *logFile) reopenOn(signals <-chan os.Signal, log *slog.Logger) {
 	}
 }
 
-// Write implements io.Writer. After a torn line, the next one begins on a line of its own.
+// Write implements io.Writer. It waits while flush does: a slow disk does not fill the memory.
 func (l *logFile) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.torn {
-		line = append([]byte{'\n'}, line...)
+	if len(l.lines) == 0 {
+		time.AfterFunc(time.Millisecond, l.flush)
 	}
-	n, err := l.out.Write(line)
+	l.lines = append(l.lines, line...)
+	return len(line), nil
+}
+
+// flush writes the lines that wait. After a torn line, they begin on a line of their own.
+func (l *logFile) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.lines) == 0 {
+		return
+	}
+	if l.torn {
+		l.lines = slices.Insert(l.lines, 0, '\n')
+	}
+	n, err := l.out.Write(l.lines)
 	l.written.Add(int64(n))
-	l.lost.Add(int64(len(line) - n))
+	l.lost.Add(int64(len(l.lines) - n))
 	if n > 0 {
-		l.torn = line[n-1] != '\n'
+		l.torn = l.lines[n-1] != '\n'
 	}
 	if err != nil && l.err == nil && l.path != "" {
 		fmt.Fprintln(l.stderr, "taskapi: the log cannot be written, lines are lost:", err)
 	}
-	l.err = err
-	return n, err
+	l.err, l.lines = err, l.lines[:0]
 }
 
 // --- The counters ---
@@ -195,50 +214,55 @@ const bounds = "0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf"
 
 // metrics counts what the service has done since its start.
 type metrics struct {
+	heads    map[string]string // by name of the family
+	sums     []sum
 	inFlight atomic.Int64
-	// labels are by pattern of the mux, "" for what no route answers. None comes after the start.
-	labels map[string]string
 
-	mu                                    sync.Mutex // guards what follows
-	requests, durations, events, failures *family
+	mu       sync.Mutex          // guards what follows
+	routes   map[string]*traffic // by pattern of the mux, "" for what no route answers
+	patterns []string            // in the order of the page
+	events   values              // by category
+	failures values              // by error_code
+}
+
+// traffic counts the requests of one route.
+type traffic struct {
+	labels  string // nothing in them needs an escape
+	codes   values // by status
+	buckets values // by upper bound: each counts what is in no smaller one
+	seconds float64
 }
 
 // newMetrics returns metrics in which everything that an alert may divide by is there, at 0. If a
 // series were missing, a ratio would be no number, and a first error no increase.
 func newMetrics() *metrics {
 	m := &metrics{
-		labels:    map[string]string{},
-		requests:  newFamily("http_requests_total", "Requests answered, by route and status."),
-		durations: newFamily("http_request_duration_seconds", "Time from header to answer."),
-		events:    newFamily("log_events_total", "Requests by the category of their log line."),
-		failures:  newFamily("task_errors_total", "Error answers by error_code."),
+		heads: map[string]string{}, routes: map[string]*traffic{},
+		events: values{"PERFORMANCE": 0}, failures: values{},
 	}
-	m.durations.kind = "histogram"
+	for row := range strings.Lines(families) {
+		cells := strings.Split(strings.TrimSpace(row), " | ")
+		name, kind, help := cells[0], cells[1], cells[2]
+		m.heads[name] = "# HELP " + name + " " + help + "\n# TYPE " + name + " " + kind + "\n"
+		if len(cells) > 3 {
+			m.sums = append(m.sums, sum{name, cells[3:]})
+		}
+	}
 	m.add("", "other", "unmatched", notFound.status, methodNotAllowed.status)
-	m.events.add(`{category="PERFORMANCE"}`, 0)
 	for _, code := range errorCodes() {
-		if code.category != "" {
-			m.events.add(`{category="`+code.category+`"}`, 0)
-		}
-		if code.name != "" {
-			m.failures.add(`{error_code="`+code.name+`"}`, 0)
-		}
+		m.events[code.category], m.failures[code.Name] = 0, 0
 	}
 	return m
 }
 
-// add makes the series of a pattern of the mux. Nothing in its labels needs an escape.
+// add makes the series of a pattern of the mux.
 func (m *metrics) add(pattern, method, route string, statuses ...int) {
 	labels := `{method="` + method + `",route="` + route + `"`
-	m.labels[pattern] = labels
+	m.patterns = append(m.patterns, pattern)
+	m.routes[pattern] = &traffic{labels: labels, codes: values{}, buckets: values{}}
 	for _, status := range statuses {
-		m.requests.add(labels+`,code="`+strconv.Itoa(status)+`"}`, 0)
+		m.routes[pattern].codes[strconv.Itoa(status)] = 0
 	}
-	for bound := range strings.FieldsSeq(bounds) {
-		m.durations.add("_bucket"+labels+`,le="`+bound+`"}`, 0)
-	}
-	m.durations.add("_sum"+labels+"}", 0)
-	m.durations.add("_count"+labels+"}", 0) // which is derived from the buckets
 }
 
 // count counts one answer. What add does not know is a request that no route answers; category
@@ -246,226 +270,163 @@ func (m *metrics) add(pattern, method, route string, statuses ...int) {
 func (m *metrics) count(pattern string, status int, d time.Duration, category, code string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	labels := cmp.Or(m.labels[pattern], m.labels[""])
-	m.requests.add(labels+`,code="`+strconv.Itoa(status)+`"}`, 1)
-	m.durations.add("_sum"+labels+"}", d.Seconds())
+	t := cmp.Or(m.routes[pattern], m.routes[""])
+	t.codes[strconv.Itoa(status)]++
+	t.seconds += d.Seconds()
 	for bound := range strings.FieldsSeq(bounds) {
 		if limit, _ := strconv.ParseFloat(bound, 64); d.Seconds() <= limit {
-			m.durations.add("_bucket"+labels+`,le="`+bound+`"}`, 1)
+			t.buckets[bound]++
 			break
 		}
 	}
-	if category != "" {
-		m.events.add(`{category="`+category+`"}`, 1)
-	}
-	if code != "" {
-		m.failures.add(`{error_code="`+code+`"}`, 1)
-	}
+	m.events[category]++
+	m.failures[code]++
 }
 
 // --- The metrics as text ---
 
-// family is a metric with all its series.
-type family struct {
-	name, help, kind string
-	series           []string       // what follows the name in the text
-	values           []float64      // of the series
-	index            map[string]int // of both, by series
+// families has a row for each: name, type, help, and sources if it is a sum. The go_* and process_*
+// families are those that stock dashboards draw, by the names of client_golang.
+//
+//go:embed deploy/metrics.txt
+var families string
+
+// sum is a family that adds up metrics of the package runtime/metrics.
+type sum struct {
+	name    string
+	sources []string
 }
 
-// newFamily returns a counter or a gauge.
-func newFamily(name, help string) *family {
-	return &family{name: name, help: help, kind: kindOf(name), index: map[string]int{}}
+// exposition is a page of metrics in the making. The samples of a family have to stand together.
+type exposition struct {
+	heads map[string]string
+	page  []byte
+	last  string // the family of the last sample
 }
 
-// kindOf returns the type of a metric: the names of counters, and no others, end in _total.
-func kindOf(name string) string {
-	if strings.HasSuffix(name, "_total") {
-		return "counter"
+// add adds a sample. Its series is what follows the name of the family, in parts: a suffix, labels,
+// or nothing.
+func (x *exposition) add(family string, value float64, series ...string) {
+	if family != x.last {
+		x.page = append(x.page, x.heads[family]...)
+		x.last = family
 	}
-	return "gauge"
-}
-
-// add adds n to a series, which it makes if it is not there.
-func (f *family) add(series string, n float64) {
-	i, ok := f.index[series]
-	if !ok {
-		i = len(f.series)
-		f.index[series] = i
-		f.series, f.values = append(f.series, series), append(f.values, 0)
+	x.page = append(x.page, family...)
+	for _, part := range series {
+		x.page = append(x.page, part...)
 	}
-	f.values[i] += n
+	x.page = strconv.AppendFloat(append(x.page, ' '), value, 'f', -1, 64)
+	x.page = append(x.page, '\n')
 }
 
-// exposition is text in the Prometheus format in the making. All samples of a family directly
-// follow its head.
-type exposition []byte
-
-func (x *exposition) head(name, help, kind string) {
-	*x = append(*x, "# HELP "+name+" "+help+"\n# TYPE "+name+" "+kind+"\n"...)
-}
-
-func (x *exposition) sample(name, series string, value float64) {
-	*x = append(append(append(*x, name...), series...), ' ')
-	*x = append(strconv.AppendFloat(*x, value, 'f', -1, 64), '\n')
-}
-
-// single adds a family of one series without labels.
-func (x *exposition) single(name, help string, value float64) {
-	x.head(name, help, kindOf(name))
-	x.sample(name, "", value)
-}
-
-// family adds a family with its series. In a histogram, each bucket contains those before it, and
-// the count is that of the last bucket.
-func (x *exposition) family(f *family) {
-	x.head(f.name, f.help, f.kind)
-	sum := 0.0
-	for i, series := range f.series {
-		value := f.values[i]
-		if f.kind == "histogram" && strings.HasPrefix(series, "_bucket") {
-			sum += value
-			value = sum
-		} else if f.kind == "histogram" && strings.HasPrefix(series, "_count") {
-			value, sum = sum, 0
+// addEach adds a sample for each value of a label. What has no name is left out.
+func (x *exposition) addEach(family, label string, samples values) {
+	for _, name := range slices.Sorted(maps.Keys(samples)) {
+		if name != "" {
+			x.add(family, samples[name], "{", label, `="`, name, `"}`)
 		}
-		x.sample(f.name, series, value)
 	}
 }
 
-// exposeMetrics: GET /metrics. The text is complete before any of it is sent, because half of it
-// would be valid, too.
+// exposeMetrics: GET /metrics. The page is complete before any of it is sent, because half of it
+// would be valid, too. What is not known is left out: 0 would be a lie, and NaN spoils sums.
 func (s *service) exposeMetrics(w *response, _ *http.Request) error {
-	x := make(exposition, 0, 32<<10)
-	m := s.metrics
-	m.mu.Lock() // for all counters at once, so that they add up
-	for _, f := range []*family{m.requests, m.durations, m.events, m.failures} {
-		x.family(f)
-	}
-	m.mu.Unlock()
-	s.exposeState(&x, w.start)
-	process, _ := s.process.fresh(w.start)
-	x.stock(process.values)
+	x := &exposition{heads: s.metrics.heads, page: make([]byte, 0, 32<<10)}
+	s.metrics.exposeCounters(x)
+	s.exposeState(x, w.start)
+	s.metrics.exposeRuntime(x)
 	w.Header().Del("Cache-Control")
-	return w.send(http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x)
+	return w.send(http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x.page)
 }
 
-// exposeState adds what the service knows of itself, and its sensors of the host. What is not
-// known is left out: 0 would be a lie, and NaN spoils sums.
+// exposeCounters adds all counters at once, so that they add up. In a histogram, each bucket
+// contains those before it.
+func (m *metrics) exposeCounters(x *exposition) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, pattern := range m.patterns {
+		t := m.routes[pattern]
+		for _, code := range slices.Sorted(maps.Keys(t.codes)) {
+			x.add("http_requests_total", t.codes[code], t.labels, `,code="`, code, `"}`)
+		}
+	}
+	for _, pattern := range m.patterns {
+		t, count := m.routes[pattern], 0.0
+		for bound := range strings.FieldsSeq(bounds) {
+			count += t.buckets[bound]
+			x.add("http_request_duration_seconds", count, "_bucket", t.labels, `,le="`, bound, `"}`)
+		}
+		x.add("http_request_duration_seconds", t.seconds, "_sum", t.labels, "}")
+		x.add("http_request_duration_seconds", count, "_count", t.labels, "}")
+	}
+	x.addEach("log_events_total", "category", m.events)
+	x.addEach("task_errors_total", "error_code", m.failures)
+}
+
+// exposeState adds what the service knows of itself, of its process and of its host.
 func (s *service) exposeState(x *exposition, now time.Time) {
 	total, _ := s.store.state()
-	inFlight, created := s.metrics.inFlight.Load(), total-s.store.restored
-	written, lost := s.logFile.written.Load(), s.logFile.lost.Load()
-	started := float64(s.started.UnixMilli()) / 1000
-	x.single("http_requests_in_flight", "Requests that are being answered.", float64(inFlight))
-	x.single("tasks_created_total", "Tasks created since the start.", float64(created))
-	x.single("tasks_stored", "Tasks in the store.", float64(total))
-	x.single("tasks_capacity", "Tasks that the store can hold.", float64(s.maxTasks))
-	x.single("log_written_bytes_total", "Bytes of log that were written.", float64(written))
-	x.single("log_lost_bytes_total", "Bytes of log that could not be written.", float64(lost))
-	x.single("process_start_time_seconds", "Start of the process, in Unix time.", started)
-	x.head("go_info", "Always 1; the label tells the version of Go.", "gauge")
-	x.sample("go_info", `{version="`+runtime.Version()+`"}`, 1)
-	x.head("taskapi_build_info", "Always 1; the labels tell what is running.", "gauge")
-	x.sample("taskapi_build_info", fmt.Sprintf(`{version="%s",revision="%s",goversion="%s"}`,
-		s.version, s.revision, runtime.Version()), 1) // nothing in them needs an escape
-
-	x.head("health_check_status", "1 if the check is healthy, else 0.", "gauge")
-	for name, check := range s.checks(now) {
-		healthy := map[bool]float64{true: 1}[check["reason"] == nil]
-		x.sample("health_check_status", `{check="`+name+`"}`, healthy)
+	x.add("http_requests_in_flight", float64(s.metrics.inFlight.Load()))
+	x.add("tasks_created_total", float64(total-s.store.restored))
+	x.add("tasks_stored", float64(total))
+	x.add("tasks_capacity", float64(s.maxTasks))
+	x.add("log_written_bytes_total", float64(s.logFile.written.Load()))
+	x.add("log_lost_bytes_total", float64(s.logFile.lost.Load()))
+	x.add("process_start_time_seconds", float64(s.started.UnixMilli())/1000)
+	process, _ := s.process.fresh(now)
+	for _, name := range slices.Sorted(maps.Keys(process.values)) {
+		x.add(name, process.values[name])
 	}
+
+	// Nothing in these labels needs an escape.
+	x.add("go_info", 1, `{version="`, runtime.Version(), `"}`)
+	x.add("taskapi_build_info", 1, `{version="`, s.version, `",revision="`, s.revision,
+		`",goversion="`, runtime.Version(), `"}`)
+
+	ages, healthy := values{}, values{}
 	for _, sensor := range s.host {
 		if reading, err := sensor.fresh(now); err == nil {
-			ratio := reading.values["usage_percent"] / 100
-			x.single(sensor.ratio, "Share of the resource in use, from 0 to 1.", ratio)
+			x.add(sensor.ratio, reading.values["usage_percent"]/100)
 		}
-	}
-	x.head("system_sample_age_seconds", "Age of the last reading, if it succeeded.", "gauge")
-	for _, sensor := range s.host {
 		if last := sensor.last.Load(); last != nil && last.err == nil {
-			age := max(0, now.Sub(last.at).Seconds())
-			x.sample("system_sample_age_seconds", `{reading="`+sensor.name+`"}`, age)
+			ages[sensor.name] = max(0, now.Sub(last.at).Seconds())
 		}
 	}
+	for name, check := range s.checks(now) {
+		healthy[name] = map[bool]float64{true: 1}[check["reason"] == nil]
+	}
+	x.addEach("system_sample_age_seconds", "reading", ages)
+	x.addEach("health_check_status", "check", healthy)
 }
 
-// stockFamilies are what stock dashboards draw, by the names of client_golang. What has no source
-// is read by the sensor of the process. The others are sums of metrics of the package
-// runtime/metrics, which are read in microseconds, while runtime.ReadMemStats stops the world. A
-// source without a slash in front is a class of memory.
-var stockFamilies = []struct{ name, help, sources string }{
-	{"process_cpu_seconds_total", "CPU time used, user and system.", ""},
-	{"process_resident_memory_bytes", "Memory in use.", ""},
-	{"process_virtual_memory_bytes", "Size of the address space.", ""},
-	{"process_virtual_memory_max_bytes", "Limit of the size of the address space.", ""},
-	{"process_open_fds", "Open file descriptors.", ""},
-	{"process_max_fds", "Limit of open file descriptors.", ""},
-	{"go_goroutines", "Goroutines that exist.", "/sched/goroutines:goroutines"},
-	{"go_threads", "Threads of the runtime.", "/sched/threads/total:threads"},
-	{"go_sched_gomaxprocs_threads", "GOMAXPROCS.", "/sched/gomaxprocs:threads"},
-	{"go_gc_gogc_percent", "Growth that starts a collection: GOGC.", "/gc/gogc:percent"},
-	{"go_gc_gomemlimit_bytes", "Limit of memory: GOMEMLIMIT.", "/gc/gomemlimit:bytes"},
-	{"go_memstats_alloc_bytes", "Heap in use by objects.", "heap/objects"},
-	{"go_memstats_alloc_bytes_total", "Heap allocated since the start.", "/gc/heap/allocs:bytes"},
-	{"go_memstats_mallocs_total", "Objects allocated.",
-		"/gc/heap/allocs:objects /gc/heap/tiny/allocs:objects"},
-	{"go_memstats_frees_total", "Objects freed.",
-		"/gc/heap/frees:objects /gc/heap/tiny/allocs:objects"},
-	{"go_memstats_heap_alloc_bytes", "The same as go_memstats_alloc_bytes.", "heap/objects"},
-	{"go_memstats_heap_sys_bytes", "Heap from the system.",
-		"heap/objects heap/unused heap/released heap/free"},
-	{"go_memstats_heap_idle_bytes", "Heap in unused spans.", "heap/released heap/free"},
-	{"go_memstats_heap_inuse_bytes", "Heap in used spans.", "heap/objects heap/unused"},
-	{"go_memstats_heap_released_bytes", "Heap given back to the system.", "heap/released"},
-	{"go_memstats_heap_objects", "Objects on the heap.", "/gc/heap/objects:objects"},
-	{"go_memstats_stack_inuse_bytes", "Stacks of goroutines.", "heap/stacks"},
-	{"go_memstats_stack_sys_bytes", "Stacks of goroutines and threads.", "heap/stacks os-stacks"},
-	{"go_memstats_mspan_inuse_bytes", "mspan structures in use.", "metadata/mspan/inuse"},
-	{"go_memstats_mspan_sys_bytes", "mspans.", "metadata/mspan/inuse metadata/mspan/free"},
-	{"go_memstats_mcache_inuse_bytes", "mcache structures in use.", "metadata/mcache/inuse"},
-	{"go_memstats_mcache_sys_bytes", "mcaches.", "metadata/mcache/inuse metadata/mcache/free"},
-	{"go_memstats_buck_hash_sys_bytes", "Hash tables of the profiler.", "profiling/buckets"},
-	{"go_memstats_gc_sys_bytes", "Metadata of the collector.", "metadata/other"},
-	{"go_memstats_other_sys_bytes", "Other memory of the runtime.", "other"},
-	{"go_memstats_sys_bytes", "Memory from the system.", "total"},
-	{"go_memstats_next_gc_bytes", "Heap at the next collection.", "/gc/heap/goal:bytes"},
-}
-
-// stock adds the families of the process, as far as they are known, and of the Go runtime.
-func (x *exposition) stock(process values) {
+// exposeRuntime adds what the Go runtime tells. All sources together are read in little more time
+// than one of them. (runtime.ReadMemStats would stop the world.)
+func (m *metrics) exposeRuntime(x *exposition) {
 	var samples []runtimemetrics.Sample
-	for _, row := range stockFamilies {
-		for source := range strings.FieldsSeq(row.sources) {
-			if source[0] != '/' {
-				source = "/memory/classes/" + source + ":bytes"
-			}
+	for _, sum := range m.sums {
+		for _, source := range sum.sources {
 			samples = append(samples, runtimemetrics.Sample{Name: source})
 		}
 	}
-	runtimemetrics.Read(samples) // all at once costs little more than one
-	for _, row := range stockFamilies {
-		value, known := process[row.name]
-		for range strings.FieldsSeq(row.sources) {
-			value, known = value+float64(samples[0].Value.Uint64()), true
+	runtimemetrics.Read(samples)
+	for _, sum := range m.sums {
+		value := 0.0
+		for range sum.sources {
+			value += float64(samples[0].Value.Uint64())
 			samples = samples[1:]
 		}
-		if known {
-			x.single(row.name, row.help, value)
-		}
+		x.add(sum.name, value)
 	}
 
 	gc := debug.GCStats{PauseQuantiles: make([]time.Duration, 5)}
 	debug.ReadGCStats(&gc)
-	x.head("go_gc_duration_seconds", "Pauses of the garbage collector.", "summary")
 	for i, quantile := range []string{"0", "0.25", "0.5", "0.75", "1"} {
 		pause := gc.PauseQuantiles[i].Seconds()
-		x.sample("go_gc_duration_seconds", `{quantile="`+quantile+`"}`, pause)
+		x.add("go_gc_duration_seconds", pause, `{quantile="`, quantile, `"}`)
 	}
-	x.sample("go_gc_duration_seconds_sum", "", gc.PauseTotal.Seconds())
-	x.sample("go_gc_duration_seconds_count", "", float64(gc.NumGC))
+	x.add("go_gc_duration_seconds", gc.PauseTotal.Seconds(), "_sum")
+	x.add("go_gc_duration_seconds", float64(gc.NumGC), "_count")
 	if gc.NumGC > 0 {
-		last := float64(gc.LastGC.UnixMilli()) / 1000
-		x.single("go_memstats_last_gc_time_seconds", "Last collection, in Unix time.", last)
+		x.add("go_memstats_last_gc_time_seconds", float64(gc.LastGC.UnixMilli())/1000)
 	}
 }

@@ -88,20 +88,24 @@ func (s *store) restore(file *os.File) error {
 	reader := bufio.NewReaderSize(file, 64<<10)
 	whole, torn := 0, 0 // bytes in lines with a newline, and without
 	for number := 1; ; number++ {
-		line, err := reader.ReadBytes('\n')
+		line, err := reader.ReadString('\n')
 		if err == io.EOF {
 			torn = len(line)
 			break
 		}
-		task, taskErr := parseStoredTask(line)
-		if _, known := s.index[task.ID]; known {
-			taskErr = errors.New("its task_id is there twice")
-		}
+		task, taskErr := parseStoredTask(line[:len(line)-1])
 		if err = cmp.Or(err, taskErr); err != nil {
 			return fmt.Errorf("line %d: %w", number, err)
 		}
-		s.put(&task)
+		s.tasks = append(s.tasks, &task)
 		whole += len(line)
+	}
+	s.index = make(map[string]int, len(s.tasks)) // of the right size: it need not grow
+	for i, task := range s.tasks {
+		if _, known := s.index[task.ID]; known {
+			return fmt.Errorf("line %d: its task_id is there twice", i+1)
+		}
+		s.index[task.ID] = i
 	}
 
 	s.visible, s.restored = len(s.tasks), len(s.tasks)

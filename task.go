@@ -4,7 +4,6 @@ package main
 // then the rules for what a request may say, then the forms of every answer of the service.
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -106,7 +105,7 @@ func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) e
 	if !ok {
 		broken.add("after", invalidValue, "must be the task_id of a stored task")
 	}
-	if broken.details != nil {
+	if len(broken.Details) > 0 {
 		return broken
 	}
 	return w.sendJSON(http.StatusOK, struct {
@@ -150,74 +149,104 @@ func readTask(r *http.Request) (Task, error) {
 	if err != nil {
 		return Task{}, err
 	}
-	text, err := parseTexts(body, map[string]string{"user_id": "system"}, "task_name", "user_id")
+	defaults := map[string]string{"user_id": "system"}
+	text, err := parseTexts(string(body), defaults, "task_name", "user_id")
 	return Task{Name: text[0], UserID: text[1], Status: pending}, err
 }
 
-// storedID is the form of an id by newID, or by another version of it.
-var storedID = regexp.MustCompile(`^task_[A-Za-z0-9_-]+$`)
+// urlSafe are the characters of an id by newID, or by another version of it.
+const urlSafe = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+
+// storedFields are the fields of a line in the data file.
+var storedFields = []string{"task_id", "task_name", "user_id", "status", "created_at"}
 
 // parseStoredTask returns the task in a line of the data file, which obeys the same rules.
-func parseStoredTask(line []byte) (Task, error) {
-	text, err := parseTexts(line, nil, "task_id", "task_name", "user_id", "status", "created_at")
-	created, _ := time.Parse(time.RFC3339, text[4])
-	written := storedID.MatchString(text[0]) && text[3] == pending && text[4] == timestamp(created)
-	if err == nil && !written {
+func parseStoredTask(line string) (task Task, err error) {
+	text := cutTexts(line)
+	if text == nil {
+		text, err = parseTexts(line, nil, storedFields...)
+	}
+	random, isID := strings.CutPrefix(text[0], "task_")
+	isID = isID && random != "" && strings.Trim(random, urlSafe) == ""
+	at, _ := time.Parse(time.RFC3339, text[4])
+	if err == nil && (!isID || text[3] != pending || text[4] != timestamp(at)) {
 		err = errors.New("task_id, status or created_at is not as the service writes it")
 	}
-	return Task{text[0], text[1], text[2], pending, created}, err
+	return Task{text[0], text[1], text[2], pending, at}, err
 }
 
-// parseTexts reads a JSON object that has these fields, all of them texts, and no other. optional
+// cutTexts returns the texts of a line that is just as the service writes it, if nothing in it is
+// escaped or breaks a rule, or else nil. Nearly all lines are like that, and to cut them takes a
+// fraction of the time of parsing JSON: a million tasks are to be there in seconds.
+func cutTexts(line string) []string {
+	rest, isStart := strings.CutPrefix(line, `{"task_id":"`)
+	id, rest, hasName := strings.Cut(rest, `","task_name":"`)
+	name, rest, hasUser := strings.Cut(rest, `","user_id":"`)
+	user, rest, hasTime := strings.Cut(rest, `","status":"pending","created_at":"`)
+	created, isEnd := strings.CutSuffix(rest, `"}`)
+	isPlain := strings.Count(line, `"`) == 20 && !strings.Contains(line, `\`)
+	if !isStart || !hasName || !hasUser || !hasTime || !isEnd || !isPlain {
+		return nil
+	}
+
+	var broken apiError
+	name, user = broken.text("task_name", name), broken.text("user_id", user)
+	if broken.Details != nil {
+		return nil // the error is for parseTexts to tell
+	}
+	return []string{strings.Clone(id), name, user, pending, created}
+}
+
+// parseTexts reads a JSON object that has these fields, all of them texts, and no other. defaults
 // has the values of fields that need not be there. The error names everything that is wrong.
 //
 // The members go into a map, because a struct would hide keys in another case, null, and unknown
 // members. A key that is there twice counts with its last value.
-func parseTexts(body []byte, optional map[string]string, fields ...string) ([]string, error) {
+func parseTexts(body string, defaults map[string]string, fields ...string) ([]string, error) {
 	texts := make([]string, len(fields))
-	for i, r := range string(body) {
-		if r == utf8.RuneError && !bytes.HasPrefix(body[i:], []byte("\uFFFD")) {
+	for i, r := range body {
+		if r == utf8.RuneError && !strings.HasPrefix(body[i:], "\uFFFD") {
 			return texts, badJSON("is not valid UTF-8", i+1)
 		}
 	}
-	var members map[string]json.RawMessage
-	object := bytes.TrimPrefix(body, []byte("\uFEFF")) // a byte order mark, RFC 8259 section 8.1
-	err := json.Unmarshal(object, &members)
+	var members map[string]any
+	object := strings.TrimPrefix(body, "\uFEFF") // a byte order mark, RFC 8259 section 8.1
+	err := json.Unmarshal([]byte(object), &members)
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return texts, badJSON(syntax.Error(), len(body)-len(object)+int(syntax.Offset))
-	} else if err != nil || members == nil {
+	} else if members == nil { // any other error is a number that is too large: no text, either
 		return texts, badJSON("must be one JSON object", 1)
 	}
 
 	broken := newError(validationError, "the input breaks the rules in details")
 	for i, field := range fields {
 		value, given := members[field]
+		text, isText := value.(string)
 		delete(members, field)
-		if given {
-			texts[i] = broken.text(field, value)
-		} else if texts[i] = optional[field]; texts[i] == "" {
+		switch {
+		case isText:
+			texts[i] = broken.text(field, text)
+		case given:
+			broken.add(field, invalidType, "must be a string")
+		case defaults[field] == "":
 			broken.add(field, required, "must be given")
+		default:
+			texts[i] = defaults[field]
 		}
 	}
 	for _, field := range slices.Sorted(maps.Keys(members)) {
 		broken.add(field, unknownField, "is not known; known are "+strings.Join(fields, ", "))
 	}
-	if broken.details != nil {
+	if len(broken.Details) > 0 {
 		return texts, broken
 	}
 	return texts, nil
 }
 
-// text returns a JSON string without the white space around it. This is the one place for the
-// rules that every text obeys.
-func (e *apiError) text(field string, value json.RawMessage) string {
-	var pointer *string // stays nil if the value is null
-	if err := json.Unmarshal(value, &pointer); err != nil || pointer == nil {
-		e.add(field, invalidType, "must be a string")
-		return ""
-	}
-
-	text := strings.Clone(strings.TrimSpace(*pointer)) // a copy, so that the blanks are not stored
+// text returns a text without the white space around it. This is the one place for the rules that
+// every text obeys.
+func (e *apiError) text(field, given string) string {
+	text := strings.Clone(strings.TrimSpace(given)) // a copy, so that the blanks are not stored
 	if !strings.ContainsFunc(text, isVisible) {
 		e.add(field, required, "must have a character that can be seen")
 	}
@@ -229,7 +258,7 @@ func (e *apiError) text(field string, value json.RawMessage) string {
 		e.add(field, invalidCharacter, "must not have control characters or U+FFFD (damaged text)")
 	}
 	if control {
-		e.code = controlCharacter
+		e.errorCode = controlCharacter
 	}
 	return text
 }
@@ -272,7 +301,7 @@ func parseQuery(query string) (limit int, after string, broken *apiError) {
 
 // errorCode is a kind of failure. Statuses are those of RFC 9110, RFC 6585 and RFC 4918.
 type errorCode struct {
-	name     string // error_code in the envelope; none for a health check, which has no envelope
+	Name     string `json:"error_code"` // none for a health check, which has no envelope
 	status   int
 	level    slog.Level // of the line in the log
 	category string     // of the same line
@@ -321,17 +350,21 @@ type detail struct {
 	Message string     `json:"message"`
 }
 
-// apiError is an error that the client is told about.
+// apiError is an error that the client is told about, in the envelope that all errors have.
 type apiError struct {
-	code    errorCode
-	message string
-	details []detail
+	errorCode
+	Message   string   `json:"error_message"`
+	Details   []detail `json:"details"`
+	Timestamp string   `json:"timestamp"` // this and the next are set when the error is sent
+	RequestID string   `json:"request_id"`
 }
 
 // errInternal is what a client learns of an error inside.
 var errInternal = newError(internalError, "internal error")
 
-func newError(code errorCode, message string) *apiError { return &apiError{code, message, nil} }
+func newError(code errorCode, message string) *apiError {
+	return &apiError{errorCode: code, Message: message, Details: []detail{}}
+}
 
 // badJSON says why a body cannot be read, and at which byte, counted from 1.
 func badJSON(reason string, at int) *apiError {
@@ -342,14 +375,14 @@ func badJSON(reason string, at int) *apiError {
 
 // add adds a detail, but at most maxDetails: many mistakes do not make a long answer.
 func (e *apiError) add(field string, code detailCode, message string) {
-	if len(e.details) < maxDetails {
-		e.details = append(e.details, detail{field, code, message})
+	if len(e.Details) < maxDetails {
+		e.Details = append(e.Details, detail{field, code, message})
 	}
 }
 
 // Error implements error, for a line of the data file. Clients get JSON.
 func (e *apiError) Error() string {
-	return strings.TrimSuffix(fmt.Sprint(e.message, " ", e.details), " []")
+	return strings.TrimSuffix(fmt.Sprint(e.Message, " ", e.Details), " []")
 }
 
 // response is the http.ResponseWriter of every handler. It remembers what record has to know.
@@ -430,15 +463,11 @@ func (w *response) sendError(err error) {
 		w.note(slog.Any("cause", err))
 		e = errInternal
 	}
-	w.failure = e.code
+	w.failure = e.errorCode
 	if w.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	w.sendJSON(e.code.status, struct {
-		Code      string   `json:"error_code"`
-		Message   string   `json:"error_message"`
-		Details   []detail `json:"details"`
-		Timestamp string   `json:"timestamp"`
-		RequestID string   `json:"request_id"`
-	}{e.code.name, e.message, append([]detail{}, e.details...), timestamp(time.Now()), w.requestID})
+	answer := *e // which may belong to everybody
+	answer.Timestamp, answer.RequestID = timestamp(time.Now()), w.requestID
+	w.sendJSON(e.status, answer)
 }
