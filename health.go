@@ -6,7 +6,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -104,7 +103,14 @@ func (s *service) checks(now time.Time) map[string]check {
 			unknown = errors.Join(unknown, fmt.Errorf("%s: %w", sensor.name, err))
 			continue
 		}
-		resources[sensor.name] = reading.json
+		resource := check{"status": "normal"}
+		if reading.values["usage_percent"] > sensor.high {
+			resource["status"] = "high" // which is information and no fault
+		}
+		for name, value := range reading.values {
+			resource[name] = value
+		}
+		resources[sensor.name] = resource
 	}
 
 	return map[string]check{
@@ -140,7 +146,6 @@ type values map[string]float64
 type reading struct {
 	at     time.Time
 	values values
-	json   json.RawMessage // the values, and whether they are high
 	err    error
 }
 
@@ -172,16 +177,7 @@ func (s *sensor) sample(log *slog.Logger) {
 	if err != nil {
 		log.Warn("a reading failed", "reading", s.name, "cause", err)
 	}
-
-	members := map[string]any{"status": "normal"}
-	if values["usage_percent"] > s.high {
-		members["status"] = "high" // which is information and no fault
-	}
-	for name, value := range values {
-		members[name] = value
-	}
-	text, _ := json.Marshal(members) // numbers are never NaN or infinite, see usagePercent
-	s.last.Store(&reading{time.Now(), values, text, err})
+	s.last.Store(&reading{time.Now(), values, err})
 }
 
 // fresh returns the last reading, or an empty one, and why the last one is of no use.

@@ -409,9 +409,10 @@ func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	s.metrics.inFlight.Add(1)
 	defer s.record(w, r)
 	_, w.pattern = s.mux.Handler(r)
-	if err := s.guard(w, r); err != nil {
+	preflight := isPreflight(r)
+	if err := s.guard(w, r, preflight); err != nil {
 		w.sendError(err)
-	} else if isPreflight(r) {
+	} else if preflight {
 		w.Header().Set("Access-Control-Allow-Methods", s.methods)
 		w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id")
 		w.Header().Set("Access-Control-Max-Age", "600") // seconds
@@ -422,7 +423,7 @@ func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 }
 
 // guard decides whether a request may go on to its handler.
-func (s *service) guard(w *response, r *http.Request) error {
+func (s *service) guard(w *response, r *http.Request, preflight bool) error {
 	origin := r.Header.Get("Origin")
 	allowed := slices.Contains(s.origins, origin)
 	if len(s.origins) > 0 {
@@ -440,9 +441,9 @@ func (s *service) guard(w *response, r *http.Request) error {
 		return noSuchPath(w, r)
 	case rt.access == nobody, rt.access == onThisHost && !isFromThisHost(r):
 		return newError(forbidden, "only for clients on this host, without a proxy in between")
-	case !allowed && (isPreflight(r) || s.crossOrigin.Check(r) != nil):
+	case !allowed && (preflight || s.crossOrigin.Check(r) != nil):
 		return newError(forbidden, "this origin is not allowed")
-	case rt.access == anyone, s.tokenFile == "", isPreflight(r): // a preflight has no token
+	case rt.access == anyone, s.tokenFile == "", preflight: // which has no token
 		return nil
 	}
 
