@@ -127,7 +127,7 @@ func startOn(t testing.TB, ln net.Listener, transport *http.Transport, flags ...
 	c.service, c.log = s, log
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- s.serve(ctx, cancel, ln) }()
+	go func() { served <- s.serve(ctx, ln) }()
 	tested := false
 	wait := sync.OnceValue(func() error {
 		cancel()
@@ -550,7 +550,7 @@ func creations() []exchange {
 {"task_name":"<101 a>"} -> 400 VALIDATION_ERROR task_name:TOO_LONG
 // 64 KiB are the limit of a body
 {"task_name":"a"}<65519 \x20> -> 201 …
-{"task_name":"a"}<65520 \x20> -> 413 BODY_TOO_LARGE
+{"task_name":"a"}<65520 \x20> -> 413 BODY_TOO_LARGE | Connection: close
 // white space around the object is fine, and a byte order mark is ignored
 <1 \r\n >{"task_name":"a"}<2 \n> -> 201 …
 <1 \ufeff>{"task_name":"a"} -> 201 …
@@ -1303,6 +1303,7 @@ func TestMetricsUnderLoad(t *testing.T) {
 var steps = map[string]func(*response) error{
 	"sleep":   func(*response) error { time.Sleep(time.Second); return nil },
 	"write":   func(w *response) error { _, err := io.WriteString(w, "half"); return err },
+	"400":     func(w *response) error { w.WriteHeader(400); return nil },
 	"503":     func(w *response) error { w.WriteHeader(503); return nil },
 	"nothing": func(*response) error { return nil },
 	"miss":    func(*response) error { return newError(notFound, "x") },
@@ -1340,6 +1341,7 @@ const records = `
 // What clients do wrong. Damaged text is no attack, and neither is what is trimmed away.
 400 WARNING VALIDATION       | POST {"task_name":"\ud800"}           | POST /api/tasks
 400 WARNING VALIDATION       | POST {"task_name":"\xff"}             | POST /api/tasks
+400 WARNING VALIDATION       | POST /do/400                          | POST /do/{what}
 400 WARNING ATTACK           | POST {"task_name":"a\u0007b"}         | POST /api/tasks
 400 WARNING ATTACK           | POST {"user_id":"a\u001bb","x":1}     | POST /api/tasks
 401 WARNING AUTHENTICATION   | GET; -token-file=TOKEN                | GET /api/tasks
@@ -1436,7 +1438,8 @@ func testRecord(t *testing.T, row []string) {
 	equal(t, line+"is trouble", trouble.FindString(line), trouble.FindString(f["level"]))
 	equal(t, answer+"\ntells of the inside", strings.Contains(answer, "secret"), false)
 
-	var e envelope
+	e := envelope{Code: map[string]string{"/do/400": "VALIDATION_ERROR", // as of pprof
+		"/do/abort": "INTERNAL_ERROR"}[path]}
 	if json.Unmarshal([]byte(answer), &e); e.Code != "" {
 		counted[`task_errors_total{error_code="`+e.Code+`"}`] = 1
 	}
@@ -1486,7 +1489,7 @@ func TestLongPathsAreCut(t *testing.T) {
 	t.Parallel()
 	long := "/" + strings.Repeat("a", 1020)
 	for end, want := range map[string]string{
-		"bcd": "bcd", "bcde": "bcd…", "=": "%3D", "=b": "%3D…", "é": "%C3…",
+		"bcd": "bcd", "bcde": "bcd…", "===": "%3D%3D%3D", "é": "%C3…",
 	} {
 		s, log := build(t)
 		serveOnce(t, s, 404, "GET", long+end, nil, nil)
@@ -1932,10 +1935,10 @@ func TestProgram(t *testing.T) {
 		t.Skip("takes a few seconds")
 	}
 	t.Parallel()
-	for want, flag := range map[int]string{0: "-rate=0", 1: "-shutdown-timeout=0", -1: "-rate=0"} {
-		t.Run(fmt.Sprint("a request in flight, exit status ", want), func(t *testing.T) {
+	for end, timeout := range map[string]string{"in time": "1h", "cut off": "0", "killed": "1h"} {
+		t.Run("a request in flight, "+end, func(t *testing.T) {
 			t.Parallel()
-			p := launch(t, nil, flag)
+			p := launch(t, nil, "-shutdown-timeout="+timeout)
 			conn, err := p.dial()
 			must(t, err)
 			defer conn.Close()
@@ -1949,16 +1952,17 @@ func TestProgram(t *testing.T) {
 				other, err := p.dial()
 				return err != nil || other.Close() != nil
 			})
-			if want == 0 { // the rest of the request comes in time
+			if end == "in time" {
 				io.WriteString(conn, body[1:])
 				got, _ := io.ReadAll(conn)
 				want := "HTTP/1.1 201 Created…\r\nConnection: close\r\n…task created…"
 				equal(t, want+string(got), matches(string(got), want), true)
-			} else if want == -1 { // a second signal ends it at once
-				p.signal(t, syscall.SIGTERM)
+			} else if end == "killed" { // by a second signal
+				p.signal(t, os.Interrupt)
 			}
 			p.cmd.Wait()
-			equal(t, "exit status", p.cmd.ProcessState.ExitCode(), want)
+			status := map[string]int{"cut off": 1, "killed": 1}[end]
+			equal(t, "exit status", p.cmd.ProcessState.ExitCode(), status)
 		})
 	}
 	for name, test := range map[string]func(*testing.T){
@@ -2342,6 +2346,8 @@ func TestDamagedDataFilesAreRefused(t *testing.T) {
 		"an id that stands twice":     {first, "task_id"},
 		"an id that no URL can carry": {with("task_B", "task_/"), "task_id"},
 		"an id without its beginning": {with("task_B", "B"), "task_id"},
+		"a byte order mark":           {"\uFEFF" + good, "beginning"},
+		"a raw tab":                   {with(`"b"`, "\"\tb\""), "JSON"},
 		"an unknown field":            {with(`{`, `{"state":"a",`), "state"},
 		"a key in another case":       {with(`"status"`, `"Status"`), "Status"},
 		"a missing field":             {with(`"user_id":"system",`, ""), "user_id"},

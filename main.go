@@ -75,9 +75,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	// Otherwise, a write to a broken standard error would end the process, and its tasks.
 	signal.Ignore(syscall.SIGPIPE)
-	ctx, release := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer release()
-	context.AfterFunc(ctx, release) // after the first signal, a second one ends the process
+	ctx, stop := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM) // even if a shell has them ignored
+	go func() {
+		stop(fmt.Errorf("signal: %v", <-signals))
+		<-signals // whoever sends a second one does not want to wait
+		os.Exit(1)
+	}()
 
 	hangups := make(chan os.Signal, 1)
 	if cfg.logFile != "" { // without a log file, SIGHUP keeps its default action
@@ -96,7 +101,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer s.logFile.flush()
 	go s.logFile.reopenOn(hangups, s.log)
-	return s.serve(ctx, release, ln)
+	return s.serve(ctx, ln)
 }
 
 // --- Flags ---
@@ -521,9 +526,8 @@ func every(ctx context.Context, interval time.Duration, f func()) {
 	}
 }
 
-// serve answers requests from ln until ctx ends, and then stops without losing one. When ctx ends,
-// release lets a second signal end the process.
-func (s *service) serve(ctx context.Context, release func(), ln net.Listener) error {
+// serve answers requests from ln until ctx ends, and then stops without losing one.
+func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	// What runs beside the requests goes on until the last of them is answered.
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -563,7 +567,6 @@ func (s *service) serve(ctx context.Context, release func(), ln net.Listener) er
 		return err
 	case <-ctx.Done():
 	}
-	release() // before anybody can see that it stops
 	s.log.Info("stopping", "cause", context.Cause(ctx))
 	s.draining.Store(true) // readiness says 503, and every answer "Connection: close"
 	notify("STOPPING=1")

@@ -43,6 +43,11 @@ func (s *service) record(w *response, r *http.Request) {
 	}
 
 	w.status = cmp.Or(w.status, http.StatusOK) // what net/http sends if a handler sends nothing
+	for _, code := range errorCodes() {
+		if w.failure.status == 0 && code.status == w.status && code.Name != "" {
+			w.failure = code // of a page of pprof
+		}
+	}
 
 	d := time.Since(w.start)
 	level, category, msg := w.failure.level, w.failure.category, "request"
@@ -53,7 +58,7 @@ func (s *service) record(w *response, r *http.Request) {
 	switch {
 	case crashed:
 		level = levelCritical
-	case level == slog.LevelInfo && w.status >= 500: // a page of pprof
+	case level == slog.LevelInfo && w.status >= 500: // for which there is no code
 		level = slog.LevelError
 	case level == slog.LevelInfo && slow:
 		level, category = slog.LevelWarn, "PERFORMANCE"
@@ -68,11 +73,11 @@ func (s *service) record(w *response, r *http.Request) {
 		w.note(slog.String("category", category))
 	}
 
-	path := strings.ReplaceAll(r.URL.EscapedPath(), "=", "%3D") // looks like no other field
+	path := strings.ReplaceAll(cut(r.URL.EscapedPath()), "=", "%3D") // looks like no other field
 	_, route, _ := strings.Cut(w.pattern, " ")
 	s.log.LogAttrs(r.Context(), level, msg, slices.Concat([]slog.Attr{
 		slog.String("method", cut(r.Method)), slog.String("route", cmp.Or(route, "unmatched")),
-		slog.String("path", cut(path)), slog.Int("status", w.status), slog.Duration("duration", d),
+		slog.String("path", path), slog.Int("status", w.status), slog.Duration("duration", d),
 		slog.Int("bytes", w.bytes), slog.String("remote", r.RemoteAddr),
 		slog.String("request_id", w.requestID),
 	}, w.notes)...)

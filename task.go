@@ -167,10 +167,13 @@ func parseStoredTask(line string) (task Task, err error) {
 		text, err = parseTexts(line, nil, storedFields...)
 	}
 	random, isID := strings.CutPrefix(text[0], "task_")
-	isID = isID && random != "" && strings.Trim(random, urlSafe) == ""
 	at, _ := time.Parse(time.RFC3339, text[4])
-	if err == nil && (!isID || text[3] != pending || text[4] != timestamp(at)) {
-		err = errors.New("task_id, status or created_at is not as the service writes it")
+	switch {
+	case err != nil:
+	case !isID || random == "" || strings.Trim(random, urlSafe) != "":
+		err = errors.New("task_id is not as the service writes it")
+	case text[3] != pending || text[4] != timestamp(at) || strings.HasPrefix(line, "\uFEFF"):
+		err = errors.New("status, created_at or the beginning is not as the service writes it")
 	}
 	return Task{text[0], text[1], text[2], pending, at}, err
 }
@@ -190,11 +193,11 @@ func cutTexts(line string) []string {
 	}
 
 	var broken apiError
-	name, user = broken.text("task_name", name), broken.text("user_id", user)
-	if broken.Details != nil {
-		return nil // the error is for parseTexts to tell
+	texts := []string{strings.Clone(id), broken.text("", name), broken.text("", user), pending, created}
+	if broken.Details != nil || texts[1] != name || texts[2] != user {
+		return nil // parseTexts knows what blanks at the ends are, and what is wrong
 	}
-	return []string{strings.Clone(id), name, user, pending, created}
+	return texts
 }
 
 // parseTexts reads a JSON object that has these fields, all of them texts, and no other. defaults
@@ -401,7 +404,7 @@ func (s *service) newResponse(rw http.ResponseWriter, r *http.Request) *response
 	w := &response{ResponseWriter: rw, service: s, start: time.Now()}
 	w.requestID = r.Header.Get("X-Request-Id")
 	if w.requestID == "" || !validID.MatchString(w.requestID) {
-		w.requestID = strconv.FormatUint(rand.Uint64(), 16) // need not be a secret
+		w.requestID = fmt.Sprintf("%016x", rand.Uint64()) // need not be a secret
 	}
 	w.Header().Set("X-Request-Id", w.requestID)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -416,7 +419,9 @@ func (w *response) note(attrs ...slog.Attr) { w.notes = append(w.notes, attrs...
 
 // WriteHeader implements http.ResponseWriter.
 func (w *response) WriteHeader(status int) {
-	if w.service.draining.Load() { // asked this late for requests that are older than the drain
+	// The drain may have begun after the request. And of a body that is too large, net/http would
+	// read up to 256 KiB before it answers, if the connection could be used again.
+	if w.service.draining.Load() || status == bodyTooLarge.status {
 		w.Header().Set("Connection", "close")
 	}
 	w.status = cmp.Or(w.status, status)
