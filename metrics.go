@@ -219,8 +219,9 @@ const bounds = "0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf"
 
 // metrics counts what the service has done since its start.
 type metrics struct {
-	heads    map[string]string // by name of the family
-	sums     []sum
+	heads    map[string]string // HELP and TYPE, by family
+	sources  []runtimemetrics.Sample
+	sums     []string // for each of sources, the family that it is added to
 	inFlight atomic.Int64
 
 	mu       sync.Mutex          // guards what follows
@@ -249,8 +250,9 @@ func newMetrics() *metrics {
 		cells := strings.Split(strings.TrimSpace(row), " | ")
 		name, kind, help := cells[0], cells[1], cells[2]
 		m.heads[name] = "# HELP " + name + " " + help + "\n# TYPE " + name + " " + kind + "\n"
-		if len(cells) > 3 {
-			m.sums = append(m.sums, sum{name, cells[3:]})
+		for _, source := range cells[3:] {
+			m.sources = append(m.sources, runtimemetrics.Sample{Name: source})
+			m.sums = append(m.sums, name)
 		}
 	}
 	m.add("", "other", "unmatched", notFound.status, methodNotAllowed.status)
@@ -296,12 +298,6 @@ func (m *metrics) count(pattern string, status int, d time.Duration, category, c
 //go:embed deploy/metrics.txt
 var families string
 
-// sum is a family that adds up metrics of the package runtime/metrics.
-type sum struct {
-	name    string
-	sources []string
-}
-
 // exposition is a page of metrics in the making. The samples of a family have to stand together.
 type exposition struct {
 	heads map[string]string
@@ -322,6 +318,13 @@ func (x *exposition) add(family string, value float64, series ...string) {
 	}
 	x.page = strconv.AppendFloat(append(x.page, ' '), value, 'f', -1, 64)
 	x.page = append(x.page, '\n')
+}
+
+// addAll adds families of one sample each.
+func (x *exposition) addAll(samples values) {
+	for _, family := range slices.Sorted(maps.Keys(samples)) {
+		x.add(family, samples[family])
+	}
 }
 
 // addEach adds a sample for each value of a label. What has no name is left out.
@@ -379,9 +382,7 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	x.add("log_lost_bytes_total", float64(s.logFile.lost.Load()))
 	x.add("process_start_time_seconds", float64(s.started.UnixMilli())/1000)
 	process, _ := s.process.fresh(now)
-	for _, name := range slices.Sorted(maps.Keys(process.values)) {
-		x.add(name, process.values[name])
-	}
+	x.addAll(process.values)
 
 	// Nothing in these labels needs an escape.
 	x.add("go_info", 1, `{version="`, runtime.Version(), `"}`)
@@ -407,21 +408,12 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 // exposeRuntime adds what the Go runtime tells. All sources together are read in little more time
 // than one of them. (runtime.ReadMemStats would stop the world.)
 func (m *metrics) exposeRuntime(x *exposition) {
-	var samples []runtimemetrics.Sample
-	for _, sum := range m.sums {
-		for _, source := range sum.sources {
-			samples = append(samples, runtimemetrics.Sample{Name: source})
-		}
+	sources, sums := slices.Clone(m.sources), values{} // a clone, because Read writes into it
+	runtimemetrics.Read(sources)
+	for i, source := range sources {
+		sums[m.sums[i]] += float64(source.Value.Uint64())
 	}
-	runtimemetrics.Read(samples)
-	for _, sum := range m.sums {
-		value := 0.0
-		for range sum.sources {
-			value += float64(samples[0].Value.Uint64())
-			samples = samples[1:]
-		}
-		x.add(sum.name, value)
-	}
+	x.addAll(sums)
 
 	gc := debug.GCStats{PauseQuantiles: make([]time.Duration, 5)}
 	debug.ReadGCStats(&gc)
