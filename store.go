@@ -42,9 +42,9 @@ type store struct {
 	// mu guards what follows. It is not held while the disk is busy, so readers never wait for it.
 	// (A plain Mutex: every section is short, and an RWMutex would make each of them slower.)
 	mu      sync.Mutex
-	tasks   []*Task
-	visible int            // so many of tasks are shown to readers: with a file, those on the disk
+	tasks   []*Task        // what readers see: with a file, only what is on the disk
 	index   map[string]int // in tasks, by id
+	waiting []*Task        // to be written to the file
 	writing bool           // somebody is writing to the file
 	written *sync.Cond     // tells that writing has ended
 	failure error          // of the file; no task is taken any more
@@ -108,7 +108,7 @@ func (s *store) restore(file *os.File) error {
 		s.index[task.ID] = i
 	}
 
-	s.visible, s.restored = len(s.tasks), len(s.tasks)
+	s.restored = len(s.tasks)
 	s.log.Info("tasks read from the data file", "file", file.Name(), "tasks", s.restored,
 		"duration", time.Since(start))
 	if torn > 0 {
@@ -120,7 +120,8 @@ func (s *store) restore(file *os.File) error {
 	return file.Sync() // the last process may have been killed before it could
 }
 
-// put needs the lock. Tasks are never removed, so the place of the next one is their number.
+// put shows a task to readers. It needs the lock. Tasks are never removed, so the place of the next
+// one is their number.
 func (s *store) put(task *Task) {
 	s.index[task.ID] = len(s.tasks)
 	s.tasks = append(s.tasks, task)
@@ -129,21 +130,21 @@ func (s *store) put(task *Task) {
 // add stores a task. With a file, it returns nil only after the task has been written and synced.
 //
 // This is a group commit: one sync takes as long for many tasks as for one. While one caller is
-// writing, others leave their tasks and wait. When it is done, it wakes all of them. Those whose
-// tasks were written return, and the first of the others writes for the rest.
+// writing, the tasks of others wait. When it is done, it wakes all callers. Those whose tasks were
+// written return, and the first of the others writes for the rest.
 func (s *store) add(task Task) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.refusal(); err != nil {
 		return err
 	}
-	s.put(&task)
 	if s.file == nil {
-		s.visible = len(s.tasks)
+		s.put(&task)
 		return nil
 	}
 
-	for mine := len(s.tasks); s.visible < mine; {
+	s.waiting = append(s.waiting, &task)
+	for mine := len(s.tasks) + len(s.waiting); len(s.tasks) < mine; {
 		switch {
 		case s.failure != nil:
 			return s.failure
@@ -156,8 +157,8 @@ func (s *store) add(task Task) error {
 	return nil
 }
 
-// write writes all tasks that have been left, and syncs them. It needs the lock, and releases it
-// while the disk is busy.
+// write writes all tasks that wait, syncs them, and shows them to readers. It needs the lock, and
+// releases it while the disk is busy.
 //
 // The first error is final. After a failed sync, the kernel may drop what it could not write, and
 // report the next sync as a success.
@@ -166,8 +167,7 @@ func (s *store) write() {
 	s.mu.Unlock()
 	runtime.Gosched() // requests that are ready to run leave their tasks, too
 	s.mu.Lock()
-	last := len(s.tasks)
-	batch := s.tasks[s.visible:last]
+	batch := s.waiting
 	s.mu.Unlock()
 
 	var lines bytes.Buffer
@@ -184,7 +184,10 @@ func (s *store) write() {
 	s.writing = false
 	s.written.Broadcast()
 	if err == nil {
-		s.visible = last
+		s.waiting = s.waiting[len(batch):]
+		for _, task := range batch {
+			s.put(task)
+		}
 		return
 	}
 	// Health checks tell the failure to anybody, so it does not name the path.
@@ -194,7 +197,7 @@ func (s *store) write() {
 
 // refusal says why no task can be added, or returns nil. It needs the lock.
 func (s *store) refusal() error {
-	if s.failure == nil && len(s.tasks) >= s.capacity {
+	if s.failure == nil && len(s.tasks)+len(s.waiting) >= s.capacity {
 		return errStoreFull
 	}
 	return s.failure
@@ -204,20 +207,14 @@ func (s *store) refusal() error {
 func (s *store) state() (total int, refusal error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.visible, s.refusal()
-}
-
-// position returns the index of the visible task with this id. It needs the lock.
-func (s *store) position(id string) (i int, ok bool) {
-	i, ok = s.index[id]
-	return i, ok && i < s.visible
+	return len(s.tasks), s.refusal()
 }
 
 // get returns the task with this id, and whether there is one.
 func (s *store) get(id string) (task Task, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i, ok := s.position(id)
+	i, ok := s.index[id]
 	if ok {
 		task = *s.tasks[i]
 	}
@@ -230,20 +227,19 @@ func (s *store) get(id string) (task Task, ok bool) {
 func (s *store) page(after string, limit int) (tasks []Task, next string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i, ok := s.position(after)
-	if !ok && after != "" {
+	i, ok := s.index[after]
+	if ok {
+		i++ // the page begins behind it
+	} else if after != "" {
 		return nil, "", false
 	}
-	if ok {
-		i++
-	}
 
-	end := min(i+limit, s.visible)
+	end := min(i+limit, len(s.tasks))
 	tasks = make([]Task, 0, end-i) // [] in JSON, even if it is empty
 	for _, task := range s.tasks[i:end] {
 		tasks = append(tasks, *task)
 	}
-	if end < s.visible {
+	if end < len(s.tasks) {
 		next = s.tasks[end-1].ID
 	}
 	return tasks, next, true
