@@ -260,8 +260,8 @@ type service struct {
 func newService(cfg config, stderr io.Writer) (*service, error) {
 	started := time.Now()
 	token, tokenErr := readToken(cfg.tokenFile)
-	logFile, logErr := openLogFile(cfg.logFile, stderr)
-	if err := cmp.Or(tokenErr, logErr); err != nil {
+	logFile := &logFile{path: cfg.logFile, out: stderr, stderr: stderr}
+	if err := cmp.Or(tokenErr, logFile.open()); err != nil {
 		return nil, err
 	}
 	log := slog.New(newLogHandler(logFile, cfg.logFormat, cfg.logLevel))

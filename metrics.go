@@ -138,17 +138,12 @@ type logFile struct {
 	err   error  // of the last flush
 }
 
-// openLogFile opens the file at path. Without a path, the log goes to stderr.
-func openLogFile(path string, stderr io.Writer) (l *logFile, err error) {
-	l = &logFile{path: path, stderr: stderr, out: stderr}
-	if path != "" {
-		err = l.reopen()
+// open opens the file at the path, if there is one, instead of what is open. If that fails, the log
+// goes on where it was.
+func (l *logFile) open() error {
+	if l.path == "" {
+		return nil
 	}
-	return l, err
-}
-
-// reopen opens the file at the path. If that fails, the log goes on where it was.
-func (l *logFile) reopen() error {
 	file, err := os.OpenFile(l.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o640)
 	if err != nil {
 		return err
@@ -171,7 +166,7 @@ func (l *logFile) reopen() error {
 // reopenOn reopens the file at each signal: logrotate has moved it away.
 func (l *logFile) reopenOn(signals <-chan os.Signal, log *slog.Logger) {
 	for range signals {
-		if err := l.reopen(); err != nil {
+		if err := l.open(); err != nil {
 			log.Error("the log file cannot be reopened", "cause", err)
 		}
 	}
