@@ -29,23 +29,22 @@ import (
 // whoever restarts the process. It looks at nothing, because a restart would not help against a
 // full disk or a busy host.
 func (s *service) summary(status string) handler {
-	return func(w *response, _ *http.Request) error { return s.sendSummary(w, 200, status, nil) }
+	return func(w *response, _ *http.Request) error { return s.sendSummary(w, status, nil) }
 }
 
 // readiness: GET /health/readiness, for whoever sends requests here. A busy host is ready: there
 // is no other one.
 func (s *service) readiness(w *response, _ *http.Request) error {
 	checks := s.checks(w.start)
-	reason := cmp.Or(checks["application"]["reason"], checks["storage"]["reason"])
-	if reason == nil {
-		return s.sendSummary(w, http.StatusOK, "ready", nil)
+	status, reason := "ready", cmp.Or(checks["application"]["reason"], checks["storage"]["reason"])
+	if reason != nil {
+		status, w.failure = "not_ready", unhealthy
 	}
-	w.failure = unhealthy
-	return s.sendSummary(w, unhealthy.status, "not_ready", reason)
+	return s.sendSummary(w, status, reason)
 }
 
-func (s *service) sendSummary(w *response, code int, status string, reason any) error {
-	return w.sendJSON(code, struct {
+func (s *service) sendSummary(w *response, status string, reason any) error {
+	return w.sendJSON(cmp.Or(w.failure.status, http.StatusOK), struct {
 		Status    string `json:"status"`
 		Reason    any    `json:"reason,omitempty"`
 		Timestamp string `json:"timestamp"`
@@ -60,13 +59,13 @@ func (s *service) uptime(now time.Time) int { return int(now.Sub(s.started).Seco
 // detailed: GET /health/detailed, for a person or a script that wants numbers.
 func (s *service) detailed(w *response, _ *http.Request) error {
 	checks := s.checks(w.start)
-	code, status := http.StatusOK, "healthy"
-	for _, c := range checks {
-		if c["reason"] != nil {
-			w.failure, code, status = unhealthy, unhealthy.status, "unhealthy"
+	status := "healthy"
+	for _, check := range checks {
+		if check["reason"] != nil {
+			status, w.failure = "unhealthy", unhealthy
 		}
 	}
-	return w.sendJSON(code, struct {
+	return w.sendJSON(cmp.Or(w.failure.status, http.StatusOK), struct {
 		Status    string           `json:"status"`
 		Timestamp string           `json:"timestamp"`
 		Checks    map[string]check `json:"checks"`
@@ -98,16 +97,16 @@ func (s *service) checks(now time.Time) map[string]check {
 
 	resources := check{}
 	for _, sensor := range s.host {
-		reading, err := sensor.fresh(now)
+		values, err := sensor.fresh(now)
 		if err != nil {
 			unknown = errors.Join(unknown, fmt.Errorf("%s: %w", sensor.name, err))
 			continue
 		}
 		resource := check{"status": "normal"}
-		if reading.values["usage_percent"] > sensor.high {
+		if values["usage_percent"] > sensor.high {
 			resource["status"] = "high" // which is information and no fault
 		}
-		for name, value := range reading.values {
+		for name, value := range values {
 			resource[name] = value
 		}
 		resources[sensor.name] = resource
@@ -180,18 +179,18 @@ func (s *sensor) sample(log *slog.Logger) {
 	s.last.Store(&reading{time.Now(), values, err})
 }
 
-// fresh returns the last reading, or an empty one, and why the last one is of no use.
-func (s *sensor) fresh(now time.Time) (*reading, error) {
+// fresh returns the values of the last reading, or why it is of no use.
+func (s *sensor) fresh(now time.Time) (values, error) {
 	last := s.last.Load()
 	switch {
 	case last == nil:
-		return &reading{}, errors.New("not read yet")
+		return nil, errors.New("not read yet")
 	case last.err != nil:
-		return &reading{}, errors.New("the reading failed")
+		return nil, errors.New("the reading failed")
 	case now.Sub(last.at) > maxAge:
-		return &reading{}, errors.New("the last reading is too old")
+		return nil, errors.New("the last reading is too old")
 	}
-	return last, nil
+	return last.values, nil
 }
 
 // errImpossible is for numbers that cannot be true. gopsutil v3, which is frozen, returns such

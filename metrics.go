@@ -377,7 +377,7 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	x.add("log_lost_bytes_total", float64(s.logFile.lost.Load()))
 	x.add("process_start_time_seconds", float64(s.started.UnixMilli())/1000)
 	process, _ := s.process.fresh(now)
-	x.addAll(process.values)
+	x.addAll(process)
 
 	// Nothing in these labels needs an escape.
 	x.add("go_info", 1, `{version="`, runtime.Version(), `"}`)
@@ -386,8 +386,8 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 
 	ages, healthy := values{}, values{}
 	for _, sensor := range s.host {
-		if reading, err := sensor.fresh(now); err == nil {
-			x.add(sensor.ratio, reading.values["usage_percent"]/100)
+		if values, err := sensor.fresh(now); err == nil {
+			x.add(sensor.ratio, values["usage_percent"]/100)
 		}
 		if last := sensor.last.Load(); last != nil && last.err == nil {
 			ages[sensor.name] = max(0, now.Sub(last.at).Seconds())
