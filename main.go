@@ -23,7 +23,6 @@ package main
 // health.go and metrics.go.
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/subtle"
@@ -210,13 +209,13 @@ func (c *config) setOrigins(list string) error {
 var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
 // readToken returns the token in a file. Without a path there is none.
-func readToken(path string) (token []byte, err error) {
+func readToken(path string) (token string, err error) {
 	if path == "" {
-		return nil, nil
+		return "", nil
 	}
 	text, err := os.ReadFile(path)
-	token = bytes.TrimSpace(text)
-	if err == nil && !b64token.Match(token) {
+	token = strings.TrimSpace(string(text))
+	if err == nil && !b64token.MatchString(token) {
 		err = fmt.Errorf("%s: must hold one token of A-Z a-z 0-9 - . _ ~ + / and no more", path)
 	}
 	return token, err
@@ -244,7 +243,7 @@ type service struct {
 	mux         *http.ServeMux
 	routes      map[string]route // by pattern of the mux
 	methods     string           // of the API, for the answer to a preflight
-	token       []byte
+	token       string
 	crossOrigin http.CrossOriginProtection // trusts nobody: see guard
 
 	store   *store
@@ -454,8 +453,8 @@ func (s *service) guard(w *response, r *http.Request, preflight bool) error {
 
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	isBearer := strings.EqualFold(scheme, "Bearer")
-	given := []byte(strings.TrimLeft(token, " "))
-	if isBearer && subtle.ConstantTimeCompare(given, s.token) == 1 {
+	token = strings.TrimLeft(token, " ")
+	if isBearer && subtle.ConstantTimeCompare([]byte(token), []byte(s.token)) == 1 {
 		return nil
 	}
 	challenge := `Bearer realm="taskapi"` // RFC 6750 section 3
