@@ -6,7 +6,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -29,8 +28,6 @@ func newID() string {
 	rand.Read(id[:]) // never fails
 	return fmt.Sprintf("task_%x", id)
 }
-
-var errStoreFull = newError(storeFull, "the store is full")
 
 // store holds tasks in order of creation. Its methods may be called concurrently.
 type store struct {
@@ -170,12 +167,12 @@ func (s *store) write() {
 	batch := s.waiting
 	s.mu.Unlock()
 
-	var lines bytes.Buffer
-	encoder := json.NewEncoder(&lines) // ends each object with a newline
+	var lines []byte
 	for _, task := range batch {
-		encoder.Encode(task)
+		line, _ := json.Marshal(task) // cannot fail: it has texts and a time only
+		lines = append(append(lines, line...), '\n')
 	}
-	_, err := lines.WriteTo(s.file)
+	_, err := s.file.Write(lines)
 	if err == nil {
 		err = s.file.Sync()
 	}
@@ -198,7 +195,7 @@ func (s *store) write() {
 // refusal says why no task can be added, or returns nil. It needs the lock.
 func (s *store) refusal() error {
 	if s.failure == nil && len(s.tasks)+len(s.waiting) >= s.capacity {
-		return errStoreFull
+		return newError(storeFull, "the store is full")
 	}
 	return s.failure
 }
