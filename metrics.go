@@ -26,9 +26,9 @@ import (
 
 // --- One record for each request ---
 
-// record is deferred before a request is looked at, so that it sees every panic. It
-// counts the request and logs one line before net/http sends the end of the answer: a client that
-// has the whole answer can rely on the counters.
+// record is deferred before a request is looked at, so that it sees every panic. It counts the
+// request and logs one line before net/http sends the end of the answer: a client that has the
+// whole answer can rely on the counters.
 func (s *service) record(w *response, r *http.Request) {
 	cause := recover()
 	crashed := cause != nil && cause != http.ErrAbortHandler
@@ -43,9 +43,11 @@ func (s *service) record(w *response, r *http.Request) {
 	}
 
 	w.status = cmp.Or(w.status, http.StatusOK) // what net/http sends if a handler sends nothing
+
+	// An answer that is no error of this service may be a page of pprof: its status says what it is.
 	for _, code := range errorCodes() {
 		if w.failure.status == 0 && code.status == w.status && code.Name != "" {
-			w.failure = code // of a page of pprof
+			w.failure = code
 		}
 	}
 
@@ -144,6 +146,7 @@ func (l *logFile) open() error {
 	if l.path == "" {
 		return nil
 	}
+	l.flush()
 	file, err := os.OpenFile(l.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o640)
 	if err != nil {
 		return err
@@ -153,7 +156,6 @@ func (l *logFile) open() error {
 		file.ReadAt(last, end-1)
 	}
 
-	l.flush()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if old, ok := l.out.(*os.File); ok && l.out != l.stderr {

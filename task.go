@@ -193,11 +193,10 @@ func cutTexts(line string) []string {
 	}
 
 	var broken apiError
-	texts := []string{strings.Clone(id), broken.text("", name), broken.text("", user), pending, created}
-	if broken.Details != nil || texts[1] != name || texts[2] != user {
-		return nil // parseTexts knows what blanks at the ends are, and what is wrong
+	if broken.text("", name) != name || broken.text("", user) != user || broken.Details != nil {
+		return nil // parseTexts takes the blanks off, or says what is wrong
 	}
-	return texts
+	return []string{strings.Clone(id), strings.Clone(name), strings.Clone(user), pending, created}
 }
 
 // parseTexts reads a JSON object that has these fields, all of them texts, and no other. defaults
