@@ -44,7 +44,7 @@ func (s *service) record(w *response, r *http.Request) {
 
 	w.status = cmp.Or(w.status, http.StatusOK) // what net/http sends if a handler sends nothing
 
-	// An answer that is no error of this service may be a page of pprof: its status says what it is.
+	// A page of pprof is no error of this service: only its status says what it is.
 	for _, code := range errorCodes() {
 		if w.failure.status == 0 && code.status == w.status && code.Name != "" {
 			w.failure = code
