@@ -32,8 +32,8 @@ func (s *service) summary(status string) handler {
 	return func(w *response, _ *http.Request) error { return s.sendSummary(w, status, nil) }
 }
 
-// readiness: GET /health/readiness, for whoever sends requests here. A busy host is ready: there
-// is no other one.
+// readiness: GET /health/readiness, for whoever sends requests here. A busy host is ready, because
+// there is no second host that could take the requests.
 func (s *service) readiness(w *response, _ *http.Request) error {
 	checks := s.checks(w.start)
 	status, reason := "ready", cmp.Or(checks["application"]["reason"], checks["storage"]["reason"])
@@ -216,7 +216,7 @@ func cpuReader() func() (values, error) {
 			return nil, errors.Join(errImpossible, err)
 		}
 		t := times[0]
-		nowBusy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // guests are users
+		nowBusy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // User includes guests
 		nowIdle := t.Idle + t.Iowait
 		if _, err := usagePercent(nowBusy, nowIdle); err != nil {
 			return nil, err
@@ -233,8 +233,8 @@ func cpuReader() func() (values, error) {
 	}
 }
 
-// readMemory reads how much memory no program can have any more. (The UsedPercent of gopsutil v3
-// counts a full tmpfs as free.)
+// readMemory reads how much memory is in use: all that is not available to programs. (The
+// UsedPercent of gopsutil v3 counts a full tmpfs as free.)
 func readMemory() (values, error) {
 	m, err := mem.VirtualMemory()
 	if err != nil || m.Available == 0 { // a host that runs has some left: nothing was read

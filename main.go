@@ -259,20 +259,21 @@ type service struct {
 func newService(cfg config, stderr io.Writer) (*service, error) {
 	started := time.Now()
 	token, tokenErr := readToken(cfg.tokenFile)
-	logFile := &logFile{path: cfg.logFile, out: stderr, stderr: stderr}
-	if err := cmp.Or(tokenErr, logFile.open()); err != nil {
+	out := &logFile{path: cfg.logFile, out: stderr, stderr: stderr}
+	if err := cmp.Or(tokenErr, out.open()); err != nil {
 		return nil, err
 	}
-	log := slog.New(newLogHandler(logFile, cfg.logFormat, cfg.logLevel))
-	store, err := openStore(cfg.dataFile, cfg.maxTasks, log)
+	log := slog.New(newLogHandler(out, cfg.logFormat, cfg.logLevel))
+	tasks, err := openStore(cfg.dataFile, cfg.maxTasks, log)
 	if err != nil {
+		out.flush() // what it has said until then
 		return nil, err
 	}
 
 	s := &service{
 		config: cfg, started: started, token: token,
 		mux: http.NewServeMux(), routes: map[string]route{}, limiter: limiter{rate: cfg.rate},
-		store: store, metrics: newMetrics(), logFile: logFile, log: log,
+		store: tasks, metrics: newMetrics(), logFile: out, log: log,
 		host: newHostSensors(cfg), process: &sensor{name: "process", read: readProcess},
 	}
 	s.version, s.revision = buildInfo()
@@ -297,14 +298,14 @@ type route struct {
 type access int
 
 const (
-	nobody     access = iota // a route that does not say who is closed
+	nobody     access = iota // the zero value: a route without access is closed to everybody
 	anyone                   // without a token, from anywhere
 	withToken                // with the bearer token, if there is a -token-file
 	onThisHost               // the same, but only directly from this host
 )
 
 // api is the whole API. The mux, the index, the metrics, the answers to preflights and the tests
-// all use this table.
+// all use this table. TestDocumentsAreInStep fails if README.md or openapi.json lacks a row.
 func (s *service) api() []route {
 	return []route{
 		{"GET", "/{$}", "service name, version and this list", anyone, 200, s.index},
@@ -333,14 +334,14 @@ func (s *service) handleAll(api []route) {
 	}
 	s.methods = strings.Join(slices.Sorted(maps.Keys(all)), ", ")
 	for path, methods := range byPath {
-		who := s.routes[methods[0]+" "+path].access
-		s.handle(route{Path: path, access: who, handle: wrongMethod(methods)})
+		allowed := s.routes[methods[0]+" "+path].access
+		s.handle(route{Path: path, access: allowed, handle: wrongMethod(methods)})
 	}
-	for path, who := range map[string]access{
+	for path, allowed := range map[string]access{
 		"/": anyone, "/api": withToken, "/api/": withToken,
 		"/debug": onThisHost, "/debug/": onThisHost,
 	} {
-		s.handle(route{Path: path, access: who, handle: noSuchPath})
+		s.handle(route{Path: path, access: allowed, handle: noSuchPath})
 	}
 }
 
@@ -413,7 +414,10 @@ func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	s.metrics.inFlight.Add(1)
 	defer s.record(w, r)
 	_, w.pattern = s.mux.Handler(r)
-	preflight := isPreflight(r)
+	// A browser asks whether a page may send another request (Fetch standard).
+	preflight := r.Method == http.MethodOptions && r.Header.Get("Origin") != "" &&
+		r.Header.Get("Access-Control-Request-Method") != ""
+
 	if err := s.guard(w, r, preflight); err != nil {
 		w.sendError(err)
 	} else if preflight {
@@ -447,7 +451,7 @@ func (s *service) guard(w *response, r *http.Request, preflight bool) error {
 		return newError(forbidden, "only for clients on this host, without a proxy in between")
 	case !allowed && (preflight || s.crossOrigin.Check(r) != nil):
 		return newError(forbidden, "this origin is not allowed")
-	case rt.access == anyone, s.tokenFile == "", preflight: // which has no token
+	case rt.access == anyone, s.tokenFile == "", preflight: // which never has a token
 		return nil
 	}
 
@@ -465,9 +469,9 @@ func (s *service) guard(w *response, r *http.Request, preflight bool) error {
 	return newError(unauthorized, "a valid bearer token is needed")
 }
 
-// isFromThisHost reports whether the client is a program on this host that knows where it is: no
-// proxy, which adds one of these headers, and no web page whose own host name has been pointed at
-// this host (DNS rebinding).
+// isFromThisHost reports whether the client is a program on this host that talks to the service
+// directly. A proxy adds one of these headers. A web page whose name was pointed at this host (DNS
+// rebinding) asks for that name.
 func isFromThisHost(r *http.Request) bool {
 	proxied := r.Header["X-Forwarded-For"] != nil || r.Header["Forwarded"] != nil ||
 		r.Header["X-Real-Ip"] != nil || r.Header["Via"] != nil
@@ -476,12 +480,6 @@ func isFromThisHost(r *http.Request) bool {
 	addr, _ := netip.ParseAddr(name)
 	isHere := addr.IsLoopback() || strings.EqualFold(name, "localhost")
 	return isHere && peer.Addr().Unmap().IsLoopback() && !proxied
-}
-
-// isPreflight reports whether a browser asks if a page may send another request (Fetch standard).
-func isPreflight(r *http.Request) bool {
-	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" &&
-		r.Header.Get("Access-Control-Request-Method") != ""
 }
 
 // --- Listening, serving and stopping ---
@@ -495,7 +493,7 @@ func listen(cfg config) (ln net.Listener, err error) {
 		err = fmt.Errorf("systemd passed %s sockets, not 1", n)
 	} else {
 		file := os.NewFile(3, "socket passed by systemd")
-		ln, err = net.FileListener(file) // which makes a copy of the descriptor
+		ln, err = net.FileListener(file) // duplicates the descriptor
 		file.Close()
 	}
 	if err != nil || cfg.tlsCert == "" {
@@ -551,8 +549,8 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	go func() { served <- server.Serve(ln) }()
 	s.log.Info("serving", "address", ln.Addr(), "version", s.version, "revision", s.revision)
 	notify("READY=1")
-	// The watchdog of systemd wants to hear twice in its time that the store can be read. If the
-	// store's lock is never released, systemd ends the service, with the stacks of all goroutines
+	// The watchdog of systemd hears twice in its interval that the store can be read. If the lock
+	// of the store is never released, systemd ends the service, with the stacks of all goroutines
 	// in the journal, and starts it again.
 	if usec, _ := strconv.Atoi(os.Getenv("WATCHDOG_USEC")); usec > 0 {
 		go every(background, time.Duration(usec)*time.Microsecond/2, func() {
@@ -566,9 +564,9 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 		return err
 	case <-ctx.Done():
 	}
-	s.log.Info("stopping", "cause", context.Cause(ctx))
 	s.draining.Store(true) // readiness says 503, and every answer "Connection: close"
 	notify("STOPPING=1")
+	s.log.Info("stopping", "cause", context.Cause(ctx))
 	time.Sleep(s.drain)
 	ln.Close()
 	<-served // now conns has every connection that was accepted

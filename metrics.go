@@ -31,12 +31,12 @@ import (
 // whole answer can rely on the counters.
 func (s *service) record(w *response, r *http.Request) {
 	cause := recover()
-	crashed := cause != nil && cause != http.ErrAbortHandler
-	if crashed {
+	if cause != nil && cause != http.ErrAbortHandler {
 		w.note(slog.Any("panic", cause), slog.String("stack", string(debug.Stack())))
+		w.failure = panicked
 	}
-	if crashed && w.status == 0 {
-		w.sendError(errInternal)
+	if w.failure == panicked && w.status == 0 {
+		w.sendError(newError(panicked, "internal error"))
 	} else if cause != nil { // an answer that has begun is cut: half of it must not look whole
 		w.status = cmp.Or(w.status, http.StatusInternalServerError)
 		defer panic(http.ErrAbortHandler)
@@ -58,8 +58,6 @@ func (s *service) record(w *response, r *http.Request) {
 		msg = "SLOW request"
 	}
 	switch {
-	case crashed:
-		level = levelCritical
 	case level == slog.LevelInfo && w.status >= 500: // for which there is no code
 		level = slog.LevelError
 	case level == slog.LevelInfo && slow:
@@ -75,10 +73,11 @@ func (s *service) record(w *response, r *http.Request) {
 		w.note(slog.String("category", category))
 	}
 
-	path := strings.ReplaceAll(cut(r.URL.EscapedPath()), "=", "%3D") // looks like no other field
-	_, route, _ := strings.Cut(w.pattern, " ")
+	// A path has no "=", so that it cannot imitate another field.
+	path := strings.ReplaceAll(cut(r.URL.EscapedPath()), "=", "%3D")
+	_, target, _ := strings.Cut(w.pattern, " ")
 	s.log.LogAttrs(r.Context(), level, msg, slices.Concat([]slog.Attr{
-		slog.String("method", cut(r.Method)), slog.String("route", cmp.Or(route, "unmatched")),
+		slog.String("method", cut(r.Method)), slog.String("route", cmp.Or(target, "unmatched")),
 		slog.String("path", path), slog.Int("status", w.status), slog.Duration("duration", d),
 		slog.Int("bytes", w.bytes), slog.String("remote", r.RemoteAddr),
 		slog.String("request_id", w.requestID),
@@ -211,7 +210,7 @@ func (l *logFile) flush() {
 
 // bounds are the upper bounds of the duration histogram, in seconds: fine where an answer from
 // memory takes its time, and exact where the alerts compare. Prometheus 2 and 3 both keep them as
-// they are; Prometheus 3 would make 1.0 of 1.
+// they are; Prometheus 3 would rename "1" to "1.0".
 const bounds = "0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf"
 
 // metrics counts what the service has done since its start.
@@ -302,15 +301,15 @@ type exposition struct {
 	last  string // the family of the last sample
 }
 
-// add adds a sample. Its series is what follows the name of the family, in parts: a suffix, labels,
-// or nothing.
-func (x *exposition) add(family string, value float64, series ...string) {
+// add adds a sample. suffix is what follows the name of the family, in parts: "_sum", labels, or
+// nothing.
+func (x *exposition) add(family string, value float64, suffix ...string) {
 	if family != x.last {
 		x.page = append(x.page, x.heads[family]...)
 		x.last = family
 	}
 	x.page = append(x.page, family...)
-	for _, part := range series {
+	for _, part := range suffix {
 		x.page = append(x.page, part...)
 	}
 	x.page = strconv.AppendFloat(append(x.page, ' '), value, 'f', -1, 64)
@@ -408,7 +407,9 @@ func (m *metrics) exposeRuntime(x *exposition) {
 	sources, sums := slices.Clone(m.sources), values{} // a clone, because Read writes into it
 	runtimemetrics.Read(sources)
 	for i, source := range sources {
-		sums[m.sums[i]] += float64(source.Value.Uint64())
+		if source.Value.Kind() == runtimemetrics.KindUint64 { // else it is unknown to this Go
+			sums[m.sums[i]] += float64(source.Value.Uint64())
+		}
 	}
 	x.addAll(sums)
 

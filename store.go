@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 )
@@ -43,8 +44,8 @@ type store struct {
 	index   map[string]int // in tasks, by id
 	waiting []*Task        // to be written to the file
 	writing bool           // somebody is writing to the file
-	written *sync.Cond     // tells that writing has ended
-	failure error          // of the file; no task is taken any more
+	written *sync.Cond     // signalled when writing ends
+	fileErr error          // if the file has failed; no task is taken any more
 }
 
 // dataFile is what the store needs of an *os.File.
@@ -66,16 +67,27 @@ func openStore(path string, capacity int, log *slog.Logger) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.file = file
+	if err := syncFolder(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
 	if err := s.restore(file); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	s.file = file
-	folder, err := os.Open(filepath.Dir(path))
-	if err == nil && runtime.GOOS != "windows" { // which cannot sync a folder
-		err = folder.Sync() // so that the name of a new file survives a power cut
-		folder.Close()
+	return s, nil
+}
+
+// syncFolder lets the names of new files survive a power cut. Windows cannot do that.
+func syncFolder(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil
 	}
-	return s, err
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	return folder.Sync()
 }
 
 // restore reads the tasks of a file. It changes the file only if all its lines are valid: then it
@@ -90,7 +102,7 @@ func (s *store) restore(file *os.File) error {
 			torn = len(line)
 			break
 		}
-		task, taskErr := parseStoredTask(line[:len(line)-1])
+		task, taskErr := parseStoredTask(strings.TrimSuffix(line, "\n"))
 		if err = cmp.Or(err, taskErr); err != nil {
 			return fmt.Errorf("line %d: %w", number, err)
 		}
@@ -109,10 +121,10 @@ func (s *store) restore(file *os.File) error {
 	s.log.Info("tasks read from the data file", "file", file.Name(), "tasks", s.restored,
 		"duration", time.Since(start))
 	if torn > 0 {
-		s.log.Warn("cut a torn last line off the data file", "file", file.Name(), "bytes", torn)
 		if err := file.Truncate(int64(whole)); err != nil {
 			return err
 		}
+		s.log.Warn("cut a torn last line off the data file", "file", file.Name(), "bytes", torn)
 	}
 	return file.Sync() // the last process may have been killed before it could
 }
@@ -143,8 +155,8 @@ func (s *store) add(task Task) error {
 	s.waiting = append(s.waiting, &task)
 	for mine := len(s.tasks) + len(s.waiting); len(s.tasks) < mine; {
 		switch {
-		case s.failure != nil:
-			return s.failure
+		case s.fileErr != nil:
+			return s.fileErr
 		case s.writing:
 			s.written.Wait()
 		default:
@@ -188,16 +200,16 @@ func (s *store) write() {
 		return
 	}
 	// Health checks tell the failure to anybody, so it does not name the path.
-	s.failure = fmt.Errorf("the data file has failed: %w", cmp.Or(errors.Unwrap(err), err))
+	s.fileErr = fmt.Errorf("the data file has failed: %w", cmp.Or(errors.Unwrap(err), err))
 	s.log.Log(context.Background(), levelCritical, "the data file has failed", "cause", err)
 }
 
 // refusal says why no task can be added, or returns nil. It needs the lock.
 func (s *store) refusal() error {
-	if s.failure == nil && len(s.tasks)+len(s.waiting) >= s.capacity {
+	if s.fileErr == nil && len(s.tasks)+len(s.waiting) >= s.capacity {
 		return newError(storeFull, "the store is full")
 	}
-	return s.failure
+	return s.fileErr
 }
 
 // state returns how many tasks are stored, and why no task can be added, if so.

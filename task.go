@@ -39,7 +39,7 @@ type Task struct {
 	ID        string    `json:"task_id"` // given by the service; safe in a URL
 	Name      string    `json:"task_name"`
 	UserID    string    `json:"user_id"`
-	Status    string    `json:"status"`     // always pending: this service does no tasks
+	Status    string    `json:"status"`     // always pending: this service does not execute tasks
 	CreatedAt time.Time `json:"created_at"` // in UTC and whole seconds
 }
 
@@ -154,7 +154,7 @@ func readTask(r *http.Request) (Task, error) {
 	return Task{Name: text[0], UserID: text[1], Status: pending}, err
 }
 
-// urlSafe are the characters of an id by newID, or by another version of it.
+// urlSafe are the characters of an id, from this or an earlier version.
 const urlSafe = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 // storedFields are the fields of a line in the data file.
@@ -193,7 +193,10 @@ func cutTexts(line string) []string {
 	}
 
 	var broken apiError
-	if broken.text("", name) != name || broken.text("", user) != user || broken.Details != nil {
+	for _, text := range []string{id, name, user} {
+		isPlain = isPlain && broken.checkText("", text) == text
+	}
+	if !isPlain || broken.Details != nil {
 		return nil // parseTexts takes the blanks off, or says what is wrong
 	}
 	return []string{strings.Clone(id), strings.Clone(name), strings.Clone(user), pending, created}
@@ -216,7 +219,7 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 	err := json.Unmarshal([]byte(object), &members)
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return texts, badJSON(syntax.Error(), len(body)-len(object)+int(syntax.Offset))
-	} else if members == nil { // any other error is a number that is too large: no text, either
+	} else if members == nil { // any other error is a number out of range: it is nil, and no string
 		return texts, badJSON("must be one JSON object", 1)
 	}
 
@@ -227,7 +230,7 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 		delete(members, field)
 		switch {
 		case isText:
-			texts[i] = broken.text(field, text)
+			texts[i] = broken.checkText(field, text)
 		case given:
 			broken.add(field, invalidType, "must be a string")
 		case defaults[field] == "":
@@ -245,9 +248,9 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 	return texts, nil
 }
 
-// text returns a text without the white space around it. This is the one place for the rules that
-// every text obeys.
-func (e *apiError) text(field, given string) string {
+// checkText returns a text without the white space around it. This is the one place for the rules
+// that every text obeys. A control character turns the error into controlCharacter.
+func (e *apiError) checkText(field, given string) string {
 	text := strings.Clone(strings.TrimSpace(given)) // a copy, so that the blanks are not stored
 	if !strings.ContainsFunc(text, isVisible) {
 		e.add(field, required, "must have a character that can be seen")
@@ -265,8 +268,8 @@ func (e *apiError) text(field, given string) string {
 	return text
 }
 
-// isVisible says no to marks, blanks and format characters, and to letters that are there not to
-// be seen, such as the Hangul fillers.
+// isVisible says no to marks, blanks and format characters, and to letters that are invisible by
+// design, such as the Hangul fillers.
 func isVisible(r rune) bool {
 	return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S) &&
 		!unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r)
@@ -303,7 +306,7 @@ func parseQuery(query string) (limit int, after string, broken *apiError) {
 
 // errorCode is a kind of failure. Statuses are those of RFC 9110, RFC 6585 and RFC 4918.
 type errorCode struct {
-	Name     string `json:"error_code"` // none for a health check, which has no envelope
+	Name     string `json:"error_code"` // empty for an unhealthy answer, which has no envelope
 	status   int
 	level    slog.Level // of the line in the log
 	category string     // of the same line
@@ -323,6 +326,7 @@ var (
 	unsupportedMedia = errorCode{"UNSUPPORTED_MEDIA_TYPE", 415, slog.LevelInfo, ""}
 	rateLimited      = errorCode{"RATE_LIMITED", 429, slog.LevelWarn, "SECURITY"}
 	internalError    = errorCode{"INTERNAL_ERROR", 500, slog.LevelError, ""}
+	panicked         = errorCode{"INTERNAL_ERROR", 500, levelCritical, ""}
 	storeFull        = errorCode{"STORE_FULL", 507, slog.LevelError, ""}
 	unhealthy        = errorCode{"", 503, slog.LevelWarn, ""}
 )
@@ -330,7 +334,7 @@ var (
 func errorCodes() []errorCode {
 	return []errorCode{validationError, controlCharacter, malformedJSON, unauthorized, forbidden,
 		notFound, methodNotAllowed, requestTimeout, bodyTooLarge, unsupportedMedia, rateLimited,
-		internalError, storeFull, unhealthy}
+		internalError, panicked, storeFull, unhealthy}
 }
 
 // detailCode is the kind of rule that a field or parameter breaks.
@@ -360,9 +364,6 @@ type apiError struct {
 	Timestamp string   `json:"timestamp"` // this and the next are set when the error is sent
 	RequestID string   `json:"request_id"`
 }
-
-// errInternal is what a client learns of an error inside.
-var errInternal = newError(internalError, "internal error")
 
 func newError(code errorCode, message string) *apiError {
 	return &apiError{errorCode: code, Message: message, Details: []detail{}}
@@ -402,7 +403,7 @@ type response struct {
 func (s *service) newResponse(rw http.ResponseWriter, r *http.Request) *response {
 	w := &response{ResponseWriter: rw, service: s, start: time.Now()}
 	w.requestID = r.Header.Get("X-Request-Id")
-	if w.requestID == "" || !validID.MatchString(w.requestID) {
+	if !validID.MatchString(w.requestID) {
 		w.requestID = fmt.Sprintf("%016x", rand.Uint64()) // need not be a secret
 	}
 	w.Header().Set("X-Request-Id", w.requestID)
@@ -460,18 +461,18 @@ func (w *response) sendJSON(status int, v any) error {
 
 // sendError answers with the envelope that all errors have. The text of an error that is no
 // apiError goes to the log alone: a client learns nothing of the inside. If an answer has begun,
-// the connection is cut, so that nobody takes half of it for the whole.
+// the connection is cut, so that nobody takes half of it for the whole. The log has the status that
+// was sent.
 func (w *response) sendError(err error) {
 	e, ok := errors.AsType[*apiError](err)
 	if !ok {
 		w.note(slog.Any("cause", err))
-		e = errInternal
+		e = newError(internalError, "internal error")
 	}
 	w.failure = e.errorCode
 	if w.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	answer := *e // which may belong to everybody
-	answer.Timestamp, answer.RequestID = timestamp(time.Now()), w.requestID
-	w.sendJSON(e.status, answer)
+	e.Timestamp, e.RequestID = timestamp(time.Now()), w.requestID
+	w.sendJSON(e.status, e)
 }
