@@ -230,7 +230,7 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 		delete(members, field)
 		switch {
 		case isText:
-			texts[i] = broken.checkText(field, text)
+			texts[i] = strings.Clone(broken.checkText(field, text)) // so that no blanks are stored
 		case given:
 			broken.add(field, invalidType, "must be a string")
 		case defaults[field] == "":
@@ -251,7 +251,7 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 // checkText returns a text without the white space around it. This is the one place for the rules
 // that every text obeys. A control character turns the error into controlCharacter.
 func (e *apiError) checkText(field, given string) string {
-	text := strings.Clone(strings.TrimSpace(given)) // a copy, so that the blanks are not stored
+	text := strings.TrimSpace(given)
 	if !strings.ContainsFunc(text, isVisible) {
 		e.add(field, required, "must have a character that can be seen")
 	}
