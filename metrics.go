@@ -76,12 +76,12 @@ func (s *service) record(w *response, r *http.Request) {
 	// A path has no "=", so that it cannot imitate another field.
 	path := strings.ReplaceAll(cut(r.URL.EscapedPath()), "=", "%3D")
 	_, target, _ := strings.Cut(w.pattern, " ")
-	s.log.LogAttrs(r.Context(), level, msg, slices.Concat([]slog.Attr{
+	s.log.LogAttrs(r.Context(), level, msg, append([]slog.Attr{
 		slog.String("method", cut(r.Method)), slog.String("route", cmp.Or(target, "unmatched")),
 		slog.String("path", path), slog.Int("status", w.status), slog.Duration("duration", d),
 		slog.Int("bytes", w.bytes), slog.String("remote", r.RemoteAddr),
 		slog.String("request_id", w.requestID),
-	}, w.notes)...)
+	}, w.notes...)...)
 }
 
 // cut shortens what a client can make long: rsyslog takes lines of 8 KiB, and cuts off the rest.
