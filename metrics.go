@@ -126,8 +126,8 @@ func newLogHandler(out io.Writer, format, lowest string) slog.Handler {
 // written is counted, and the service goes on.
 //
 // A line after a quiet millisecond is written at once. Those of the next millisecond are written at
-// its end, together: under load, a system call for each line would take a tenth of the time of a
-// request.
+// its end, together: under load, a system call for each line would take at least a tenth of the
+// time of a request.
 type logFile struct {
 	path          string    // empty for standard error
 	stderr        io.Writer // is told when lines begin to get lost
