@@ -73,7 +73,8 @@ func (s *service) record(w *response, r *http.Request) {
 		w.note(slog.String("category", category))
 	}
 
-	// A path has no "=", so that it cannot imitate another field.
+	// A path has no "=", so that it cannot imitate another field. The route of a 404 or 405 is the
+	// pattern that answered; the metrics call it unmatched.
 	path := strings.ReplaceAll(cut(r.URL.EscapedPath()), "=", "%3D")
 	_, target, _ := strings.Cut(w.pattern, " ")
 	s.log.LogAttrs(r.Context(), level, msg, append([]slog.Attr{
