@@ -96,7 +96,8 @@ func (s *store) restore(file *os.File) error {
 	start := time.Now()
 	reader := bufio.NewReaderSize(file, 64<<10)
 	whole, torn := 0, 0 // bytes in lines with a newline, and without
-	for number := 1; ; number++ {
+	var tasks []*Task   // one of each whole line
+	for {
 		line, err := reader.ReadString('\n')
 		if err == io.EOF {
 			torn = len(line)
@@ -104,17 +105,17 @@ func (s *store) restore(file *os.File) error {
 		}
 		task, taskErr := parseStoredTask(strings.TrimSuffix(line, "\n"))
 		if err = cmp.Or(err, taskErr); err != nil {
-			return fmt.Errorf("line %d: %w", number, err)
+			return fmt.Errorf("line %d: %w", len(tasks)+1, err)
 		}
-		s.tasks = append(s.tasks, &task)
+		tasks = append(tasks, &task)
 		whole += len(line)
 	}
-	s.index = make(map[string]int, len(s.tasks)) // of the right size: it need not grow
-	for i, task := range s.tasks {
+	s.index = make(map[string]int, len(tasks)) // of the right size: it need not grow
+	for i, task := range tasks {
 		if _, known := s.index[task.ID]; known {
 			return fmt.Errorf("line %d: its task_id is there twice", i+1)
 		}
-		s.index[task.ID] = i
+		s.put(task)
 	}
 
 	s.restored = len(s.tasks)
