@@ -1566,7 +1566,7 @@ func TestLogOnAFullDisk(t *testing.T) {
 	equal(t, "the log", disk.text.String(), "\nwhole\ntor\nwhole again\ntor\nwhole\n")
 }
 
-// In quiet times, a line is written at once; those that come faster wait, but no millisecond.
+// In quiet times, a line is written at once; those that come faster wait for a millisecond at most.
 func TestLogLinesWaitForOneMillisecondAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, log := build(t)

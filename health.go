@@ -60,8 +60,8 @@ func (s *service) uptime(now time.Time) int { return int(now.Sub(s.started).Seco
 func (s *service) detailed(w *response, _ *http.Request) error {
 	checks := s.checks(w.start)
 	status := "healthy"
-	for _, check := range checks {
-		if check["reason"] != nil {
+	for _, c := range checks {
+		if c["reason"] != nil {
 			status, w.failure = "unhealthy", unhealthy
 		}
 	}
@@ -97,16 +97,16 @@ func (s *service) checks(now time.Time) map[string]check {
 
 	resources := check{}
 	for _, sensor := range s.host {
-		values, err := sensor.fresh(now)
+		numbers, err := sensor.fresh(now)
 		if err != nil {
 			unknown = errors.Join(unknown, fmt.Errorf("%s: %w", sensor.name, err))
 			continue
 		}
 		resource := check{"status": "normal"}
-		if values["usage_percent"] > sensor.high {
+		if numbers["usage_percent"] > sensor.high {
 			resource["status"] = "high" // which is information and no fault
 		}
-		for name, value := range values {
+		for name, value := range numbers {
 			resource[name] = value
 		}
 		resources[sensor.name] = resource

@@ -14,8 +14,8 @@
 //
 // SIGTERM and SIGINT stop the service without losing a request: it reports "not ready" for the
 // time of -drain, closes its listener, and finishes the requests that it has begun. A second
-// signal ends it at once. The exit status is 0 after a clean stop, 1 after a failure or when
-// requests were cut off, and 2 after a mistake in the command line.
+// signal ends it at once. The exit status is 0 after a clean stop, 1 after a failure, a second
+// signal, or when requests were cut off, and 2 after a mistake in the command line.
 package main
 
 // This file is the frame of the program. It leads from the command line to a config, from the
@@ -192,13 +192,13 @@ func (c *config) setOrigins(list string) error {
 	for _, origin := range c.origins {
 		part := append(originForm.FindStringSubmatch(origin), "", "", "", "")
 		scheme, host, port := part[1], strings.Trim(part[2], "[]"), part[3]
-		isDefault := map[string]string{"http": "80", "https": "443"}[scheme] == port
+		isDefault := scheme == "http" && port == "80" || scheme == "https" && port == "443"
 		_, portErr := strconv.ParseUint(cmp.Or(port, "1"), 10, 16)
 		// To a browser, a name that ends in a number is an IPv4 address, which it sends in full.
 		_, nameErr := strconv.ParseUint(host[strings.LastIndex(host, ".")+1:], 0, 64)
 		addr, _ := netip.ParseAddr(host)
 		hostOK := addr.String() == host || !addr.IsValid() && nameErr != nil
-		if part[0] == "" || !hostOK || portErr != nil || isDefault {
+		if scheme == "" || !hostOK || portErr != nil || isDefault {
 			return fmt.Errorf("no browser sends %q as its Origin", origin)
 		}
 	}

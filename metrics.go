@@ -396,15 +396,15 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 
 	ages, healthy := values{}, values{}
 	for _, sensor := range s.host {
-		if values, err := sensor.fresh(now); err == nil {
-			x.add(sensor.ratio, values["usage_percent"]/100)
+		if numbers, err := sensor.fresh(now); err == nil {
+			x.add(sensor.ratio, numbers["usage_percent"]/100)
 		}
 		if last := sensor.last.Load(); last != nil && last.err == nil {
 			ages[sensor.name] = max(0, now.Sub(last.at).Seconds())
 		}
 	}
-	for name, check := range s.checks(now) {
-		healthy[name] = map[bool]float64{true: 1}[check["reason"] == nil]
+	for name, c := range s.checks(now) {
+		healthy[name] = map[bool]float64{true: 1}[c["reason"] == nil]
 	}
 	x.addEach("system_sample_age_seconds", "reading", ages)
 	x.addEach("health_check_status", "check", healthy)
