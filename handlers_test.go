@@ -2072,15 +2072,15 @@ func restarts(t *testing.T, end syscall.Signal, status int) {
 		equal(t, "exit status under load", p.end(t, end), status)
 		s, err := openStore(path, 1, slog.New(slog.DiscardHandler))
 		must(t, err)
-		all, _, _ := s.page("", 1<<30)
+		all, _ := s.page("", 1<<30)
 		now := lines(all...)
 		equal(t, "what was there stays in its place", now[:min(len(now), len(before))], before)
 		before = now
 		for _, task := range all {
-			acknowledged.Delete(task)
+			acknowledged.Delete(*task)
 		}
 		for task := range acknowledged.Range {
-			t.Errorf("round %d\n got: %s\nwant: %v, too", round, now, task)
+			t.Errorf("round %d\n got: %d tasks\nwant: %v, too", round, len(all), task)
 		}
 	}
 	launch(t, ln, "-data-file="+path) // for those who still wait
@@ -2100,7 +2100,7 @@ func create(s *service, body string) *httptest.ResponseRecorder {
 }
 
 // lines are tasks as they are in a data file.
-func lines(tasks ...Task) string {
+func lines(tasks ...*Task) string {
 	var text strings.Builder
 	for _, task := range tasks {
 		json.NewEncoder(&text).Encode(task)
@@ -2164,15 +2164,13 @@ func TestTasksAreSyncedBeforeAnybodySeesThem(t *testing.T) {
 			heard = len(events.String())
 			slices.Sort(news) // those that waited together return in any order
 			total, _ := s.store.state()
-			tasks, _, _ := s.store.page("", 10)
+			tasks, _ := s.store.page("", 10)
 			listed, found := "", 0
 			for _, task := range tasks {
 				listed += task.Name
 			}
 			for _, id := range find(string(d.text), `"task_id":"(.*?)"`) {
-				_, isThere := s.store.get(id)
-				_, _, isKnown := s.store.page(id, 1)
-				if isThere || isKnown {
+				if s.store.get(id) != nil {
 					found++
 				}
 			}
@@ -2265,9 +2263,9 @@ func TestDataFile(t *testing.T) {
 }
 
 // samples are tasks with what JSON escapes, and what it does not.
-func samples() []Task {
+func samples() []*Task {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	return []Task{{"task_A", `会 "<b>\`, "ü", pending, at},
+	return []*Task{{"task_A", `会 "<b>\`, "ü", pending, at},
 		{"task_B", "b", "system", pending, at}, {"task_C-9_", "😀&", "c", pending, at}}
 }
 
@@ -2286,12 +2284,12 @@ func TestWhatACrashLeftOfALineIsCutOff(t *testing.T) {
 		whole := text[:strings.LastIndexByte(text[:n], '\n')+1]
 		s, log, after, err := restore(t, path, text[:n])
 		must(t, err)
-		tasks, _, _ := s.page("", 10)
+		tasks, _ := s.page("", 10)
 		must(t, s.add(Task{}))
 		warned := find(log, `level=(.*?) .* bytes=(\d+)`)
 		got := fmt.Sprint(warned, lines(tasks...), after, content(path))
 		warning := map[bool]string{true: fmt.Sprint("WARNING:", n-len(whole))}[n > len(whole)]
-		want := fmt.Sprint("[", warning, "]", whole, whole, whole, lines(Task{}))
+		want := fmt.Sprint("[", warning, "]", whole, whole, whole, lines(&Task{}))
 		equal(t, fmt.Sprintf("%q: warning, tasks, file, and with one more", text[:n]), got, want)
 	}
 }
@@ -2308,7 +2306,7 @@ func TestFlippedBits(t *testing.T) {
 		s, _, after, err := restore(t, path, string(damaged))
 		file := string(damaged)
 		if err == nil {
-			tasks, _, _ := s.page("", 10)
+			tasks, _ := s.page("", 10)
 			got, want := value.FindAllString(lines(tasks...), -1), value.FindAllString(text, -1)
 			if bit/8 == len(text)-1 {
 				file, want = lines(samples()[:1]...), want[:5]
@@ -2508,7 +2506,7 @@ func FuzzCreateTask(f *testing.F) {
 		}
 		want := map[string]string{"user_id": "system"}
 		must(t, json.Unmarshal(bytes.TrimPrefix(sent, []byte("\uFEFF")), &want))
-		got, _ := s.store.get(path.Base(rec.Header().Get("Location")))
+		got := s.store.get(path.Base(rec.Header().Get("Location")))
 		equal(t, fmt.Sprintf("task created by %q", sent), [2]string{got.Name, got.UserID},
 			[2]string{strings.TrimSpace(want["task_name"]), strings.TrimSpace(want["user_id"])})
 	})
@@ -2538,13 +2536,13 @@ func FuzzRestore(f *testing.F) {
 			}
 		}
 		equal(t, "the file", after, string(data[:bytes.LastIndexByte(data, '\n')+1]))
-		tasks, _, _ := s.page("", 1<<20)
+		tasks, _ := s.page("", 1<<20)
 		equal(t, "tasks in "+after, len(tasks), strings.Count(after, "\n"))
 		service.store = s // judge knows the rules
 		serveOnce(t, service, 200, "GET", "/api/tasks?limit=1000", nil, nil)
 		again, _, _, err := restore(t, path, lines(tasks...))
 		must(t, err)
-		read, _, _ := again.page("", 1<<20)
+		read, _ := again.page("", 1<<20)
 		equal(t, "written and read again", lines(read...), lines(tasks...))
 	})
 }
@@ -2565,7 +2563,7 @@ func BenchmarkService(b *testing.B) {
 		for range 100 {
 			c.call(b, 201, "POST", "/api/tasks", bodies["POST"])
 		}
-		tasks, _, _ := c.store.page("", 1)
+		tasks, _ := c.store.page("", 1)
 		path := strings.ReplaceAll(row.path, "{task_id}", tasks[0].ID)
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

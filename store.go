@@ -1,8 +1,9 @@
 package main
 
-// State has one owner, and an answer is a promise. The store owns the tasks: values go in, copies
-// come out, and nobody else sees its lock. With a data file, a task that add has accepted is on
-// the disk. The rate limiter is here, too: it is also a lock, a number and a refusal.
+// State has one owner, and an answer is a promise. Nobody but the store sees its lock, and no task
+// changes once it is stored, so readers share it without a lock. With a data file, a task that add
+// has accepted is on the disk. The rate limiter is here, too: it is also a lock, a number and a
+// refusal.
 
 import (
 	"bufio"
@@ -57,7 +58,7 @@ type dataFile interface {
 // openStore returns a store of the tasks in the file at path, which is created if there is none.
 // Without a path, the tasks are in memory only. A file may hold more tasks than the capacity.
 func openStore(path string, capacity int, log *slog.Logger) (*store, error) {
-	s := &store{capacity: capacity, log: log, index: map[string]int{}}
+	s := &store{capacity: capacity, log: log, index: map[string]int{}, tasks: []*Task{}}
 	s.written = sync.NewCond(&s.mu)
 	if path == "" {
 		return s, nil
@@ -83,11 +84,11 @@ func syncFolder(path string) error {
 		return nil
 	}
 	folder, err := os.Open(path)
-	if err != nil {
-		return err
+	if err == nil {
+		err = folder.Sync()
+		folder.Close()
 	}
-	defer folder.Close()
-	return folder.Sync()
+	return err
 }
 
 // restore reads the tasks of a file. It changes the file only if all its lines are valid: then it
@@ -96,7 +97,6 @@ func (s *store) restore(file *os.File) error {
 	start := time.Now()
 	reader := bufio.NewReaderSize(file, 64<<10)
 	whole, torn := 0, 0 // bytes in lines with a newline, and without
-	var tasks []*Task   // one of each whole line
 	for {
 		line, err := reader.ReadString('\n')
 		if err == io.EOF {
@@ -104,18 +104,14 @@ func (s *store) restore(file *os.File) error {
 			break
 		}
 		task, taskErr := parseStoredTask(strings.TrimSuffix(line, "\n"))
+		if s.get(task.ID) != nil {
+			taskErr = errors.New("its task_id is there twice")
+		}
 		if err = cmp.Or(err, taskErr); err != nil {
-			return fmt.Errorf("line %d: %w", len(tasks)+1, err)
+			return fmt.Errorf("line %d: %w", len(s.tasks)+1, err)
 		}
-		tasks = append(tasks, &task)
+		s.put(&task)
 		whole += len(line)
-	}
-	s.index = make(map[string]int, len(tasks)) // of the right size: it need not grow
-	for i, task := range tasks {
-		if _, known := s.index[task.ID]; known {
-			return fmt.Errorf("line %d: its task_id is there twice", i+1)
-		}
-		s.put(task)
 	}
 
 	s.restored = len(s.tasks)
@@ -220,39 +216,30 @@ func (s *store) state() (total int, refusal error) {
 	return len(s.tasks), s.refusal()
 }
 
-// get returns the task with this id, and whether there is one.
-func (s *store) get(id string) (task Task, ok bool) {
+// get returns the task with this id, or nil.
+func (s *store) get(id string) *Task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i, ok := s.index[id]
-	if ok {
-		task = *s.tasks[i]
+	if i, ok := s.index[id]; ok {
+		return s.tasks[i]
 	}
-	return task, ok
+	return nil
 }
 
-// page returns up to limit tasks, oldest first: those after the task with the id after, or the
-// first ones if after is empty. next is the id to go on after, empty on the last page. ok is false
-// if no task has the id after.
-func (s *store) page(after string, limit int) (tasks []Task, next string, ok bool) {
+// page returns up to limit tasks, oldest first: those after the task with the id after, or else the
+// first ones. next is the id to go on after, empty on the last page.
+func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i, ok := s.index[after]
-	if ok {
-		i++ // the page begins behind it
-	} else if after != "" {
-		return nil, "", false
+	start := 0
+	if i, ok := s.index[after]; ok {
+		start = i + 1
 	}
-
-	end := min(i+limit, len(s.tasks))
-	tasks = make([]Task, 0, end-i) // [] in JSON, even if it is empty
-	for _, task := range s.tasks[i:end] {
-		tasks = append(tasks, *task)
-	}
+	end := min(start+limit, len(s.tasks))
 	if end < len(s.tasks) {
 		next = s.tasks[end-1].ID
 	}
-	return tasks, next, true
+	return s.tasks[start:end:end], next
 }
 
 // limiter is a token bucket: it lets rate creations a second through, and at most rate at once.

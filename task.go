@@ -51,7 +51,12 @@ func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // createTask: POST /api/tasks.
 func (s *service) createTask(w *response, r *http.Request) error {
-	task, err := readTask(r)
+	body, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	defaults := map[string]string{"user_id": "system"}
+	text, err := parseTexts(string(body), defaults, "task_name", "user_id")
 	if err != nil {
 		return err
 	}
@@ -61,7 +66,7 @@ func (s *service) createTask(w *response, r *http.Request) error {
 		w.Header().Set("Retry-After", strconv.Itoa(wait))
 		return newError(rateLimited, "too many tasks are being created; try again later")
 	}
-	task.ID, task.CreatedAt = newID(), now.UTC().Truncate(time.Second)
+	task := Task{newID(), text[0], text[1], pending, now.UTC().Truncate(time.Second)}
 	if err := s.store.add(task); err != nil {
 		return err
 	}
@@ -76,8 +81,8 @@ func (s *service) createTask(w *response, r *http.Request) error {
 
 // getTask: GET /api/tasks/{task_id}.
 func (s *service) getTask(w *response, r *http.Request) error {
-	task, ok := s.store.get(r.PathValue("task_id"))
-	if !ok {
+	task := s.store.get(r.PathValue("task_id"))
+	if task == nil {
 		return newError(notFound, "there is no such task")
 	}
 	return w.sendJSON(http.StatusOK, task)
@@ -101,16 +106,15 @@ func (s *service) storage(w *response, r *http.Request) error {
 // sendPage answers with the tasks that the query asks for, and with stats if there are any.
 func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) error {
 	limit, after, broken := parseQuery(r.URL.RawQuery)
-	tasks, next, ok := s.store.page(after, limit)
-	if !ok {
-		broken.add("after", invalidValue, "must be the task_id of a stored task")
-	}
+	isStored := after == "" || s.store.get(after) != nil
+	broken.require(isStored, "after", invalidValue, "must be the task_id of a stored task")
 	if len(broken.Details) > 0 {
 		return broken
 	}
+	tasks, next := s.store.page(after, limit)
 	return w.sendJSON(http.StatusOK, struct {
 		Stats map[string]any `json:"storage_stats,omitempty"`
-		Tasks []Task         `json:"tasks"`
+		Tasks []*Task        `json:"tasks"`
 		Next  string         `json:"next,omitempty"` // the after of the next page, if there is one
 	}{stats, tasks, next})
 }
@@ -143,17 +147,6 @@ func readBody(r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// readTask returns the task in the body of a creation, without what the service adds to it.
-func readTask(r *http.Request) (Task, error) {
-	body, err := readBody(r)
-	if err != nil {
-		return Task{}, err
-	}
-	defaults := map[string]string{"user_id": "system"}
-	text, err := parseTexts(string(body), defaults, "task_name", "user_id")
-	return Task{Name: text[0], UserID: text[1], Status: pending}, err
-}
-
 // urlSafe are the characters of an id, from this or an earlier version.
 const urlSafe = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
@@ -182,24 +175,19 @@ func parseStoredTask(line string) (task Task, err error) {
 // escaped or breaks a rule, or else nil. Nearly all lines are like that, and to cut them takes a
 // fraction of the time of parsing JSON: a million tasks are to be there in seconds.
 func cutTexts(line string) []string {
-	rest, isStart := strings.CutPrefix(line, `{"task_id":"`)
-	id, rest, hasName := strings.Cut(rest, `","task_name":"`)
-	name, rest, hasUser := strings.Cut(rest, `","user_id":"`)
-	user, rest, hasTime := strings.Cut(rest, `","status":"pending","created_at":"`)
-	created, isEnd := strings.CutSuffix(rest, `"}`)
-	isPlain := strings.Count(line, `"`) == 20 && !strings.Contains(line, `\`)
-	if !isStart || !hasName || !hasUser || !hasTime || !isEnd || !isPlain {
+	part := strings.Split(line, `"`)
+	if len(part) != 21 || strings.Contains(line, `\`) {
 		return nil
 	}
-
 	var broken apiError
-	for _, text := range []string{id, name, user} {
-		isPlain = isPlain && broken.checkText("", text) == text
-	}
-	if !isPlain || broken.Details != nil {
+	id, name := broken.checkText("", part[3]), broken.checkText("", part[7])
+	user, at := broken.checkText("", part[11]), part[19]
+	again := `{"task_id":"` + id + `","task_name":"` + name + `","user_id":"` + user +
+		`","status":"pending","created_at":"` + at + `"}`
+	if again != line || broken.Details != nil {
 		return nil // parseTexts takes the blanks off, or says what is wrong
 	}
-	return []string{strings.Clone(id), strings.Clone(name), strings.Clone(user), pending, created}
+	return []string{strings.Clone(id), strings.Clone(name), strings.Clone(user), pending, at}
 }
 
 // parseTexts reads a JSON object that has these fields, all of them texts, and no other. defaults
@@ -227,20 +215,17 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 	for i, field := range fields {
 		value, given := members[field]
 		text, isText := value.(string)
-		delete(members, field)
-		switch {
-		case isText:
+		texts[i] = defaults[field]
+		broken.require(given || texts[i] != "", field, required, "must be given")
+		broken.require(isText || !given, field, invalidType, "must be a string")
+		if isText {
 			texts[i] = strings.Clone(broken.checkText(field, text)) // so that no blanks are stored
-		case given:
-			broken.add(field, invalidType, "must be a string")
-		case defaults[field] == "":
-			broken.add(field, required, "must be given")
-		default:
-			texts[i] = defaults[field]
 		}
 	}
-	for _, field := range slices.Sorted(maps.Keys(members)) {
-		broken.add(field, unknownField, "is not known; known are "+strings.Join(fields, ", "))
+	known := strings.Join(fields, ", ")
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		isKnown := slices.Contains(fields, name)
+		broken.require(isKnown, name, unknownField, "is not known; known are %s", known)
 	}
 	if len(broken.Details) > 0 {
 		return texts, broken
@@ -252,16 +237,14 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 // that every text obeys. A control character turns the error into controlCharacter.
 func (e *apiError) checkText(field, given string) string {
 	text := strings.TrimSpace(given)
-	if !strings.ContainsFunc(text, isVisible) {
-		e.add(field, required, "must have a character that can be seen")
-	}
-	if utf8.RuneCountInString(text) > maxText {
-		e.add(field, tooLong, fmt.Sprintf("must have at most %d characters", maxText))
-	}
+	visible := strings.ContainsFunc(text, isVisible)
 	control := strings.ContainsFunc(text, unicode.IsControl)
-	if control || strings.ContainsRune(text, utf8.RuneError) {
-		e.add(field, invalidCharacter, "must not have control characters or U+FFFD (damaged text)")
-	}
+	damaged := strings.ContainsRune(text, utf8.RuneError)
+	size := utf8.RuneCountInString(text)
+	e.require(visible, field, required, "must have a character that can be seen")
+	e.require(size <= maxText, field, tooLong, "must have at most %d characters", maxText)
+	e.require(!control, field, invalidCharacter, "must not have control characters")
+	e.require(!damaged, field, invalidCharacter, "must not have U+FFFD: it was damaged on its way")
 	if control {
 		e.errorCode = controlCharacter
 	}
@@ -279,27 +262,18 @@ func isVisible(r rune) bool {
 func parseQuery(query string) (limit int, after string, broken *apiError) {
 	broken = newError(validationError, "the input breaks the rules in details")
 	params, err := url.ParseQuery(query)
-	if err != nil {
-		broken.add("query", invalidValue, "must be well formed")
+	broken.require(err == nil, "query", invalidValue, "must be well formed")
+	for _, name := range slices.Sorted(maps.Keys(params)) {
+		isKnown := name == "limit" || name == "after"
+		isOne := len(params[name]) == 1 && params[name][0] != ""
+		broken.require(isKnown, name, unknownField, "is not known; known are limit and after")
+		broken.require(isOne || !isKnown, name, invalidValue, "must have one value")
 	}
 
-	limit = defaultPage
-	for _, name := range slices.Sorted(maps.Keys(params)) {
-		value := params[name][0]
-		switch n, err := strconv.Atoi(value); {
-		case name != "limit" && name != "after":
-			broken.add(name, unknownField, "is not known; known are limit and after")
-		case len(params[name]) > 1 || value == "":
-			broken.add(name, invalidValue, "must have one value")
-		case name == "after":
-			after = value
-		case err != nil || n < 1 || n > maxPage:
-			broken.add(name, invalidValue, fmt.Sprint("must be from 1 to ", maxPage))
-		default:
-			limit = n
-		}
-	}
-	return limit, after, broken
+	limit, err = strconv.Atoi(cmp.Or(params.Get("limit"), strconv.Itoa(defaultPage)))
+	isNumber := err == nil && 1 <= limit && limit <= maxPage
+	broken.require(isNumber, "limit", invalidValue, "must be from 1 to %d", maxPage)
+	return limit, params.Get("after"), broken
 }
 
 // --- What the service may answer ---
@@ -372,14 +346,15 @@ func newError(code errorCode, message string) *apiError {
 // badJSON says why a body cannot be read, and at which byte, counted from 1.
 func badJSON(reason string, at int) *apiError {
 	e := newError(malformedJSON, "the body is not one JSON object in UTF-8")
-	e.add("body", invalidValue, fmt.Sprintf("%s (at byte %d)", reason, max(1, at)))
+	e.Details = []detail{{"body", invalidValue, fmt.Sprintf("%s (at byte %d)", reason, max(1, at))}}
 	return e
 }
 
-// add adds a detail, but at most maxDetails: many mistakes do not make a long answer.
-func (e *apiError) add(field string, code detailCode, message string) {
-	if len(e.Details) < maxDetails {
-		e.Details = append(e.Details, detail{field, code, message})
+// require adds a detail unless a rule is kept, but not more than maxDetails: many mistakes do not
+// make a long answer. The message says what must be.
+func (e *apiError) require(kept bool, field string, code detailCode, message string, args ...any) {
+	if !kept && len(e.Details) < maxDetails {
+		e.Details = append(e.Details, detail{field, code, fmt.Sprintf(message, args...)})
 	}
 }
 
