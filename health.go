@@ -268,14 +268,12 @@ func readProcess() (values, error) {
 		v["process_resident_memory_bytes"] = float64(m.RSS)
 		v["process_virtual_memory_bytes"] = float64(m.VMS)
 	}
-	if n, err := self.NumFDs(); err == nil {
-		v["process_open_fds"] = float64(n)
-	}
-	limits, _ := self.Rlimit()
+	limits, _ := self.RlimitUsage(true) // true: and how much of each is in use
 	for _, limit := range limits {
-		if limit.Resource == process.RLIMIT_NOFILE {
-			v["process_max_fds"] = float64(limit.Soft)
-		} else if limit.Resource == process.RLIMIT_AS {
+		switch limit.Resource {
+		case process.RLIMIT_NOFILE:
+			v["process_open_fds"], v["process_max_fds"] = float64(limit.Used), float64(limit.Soft)
+		case process.RLIMIT_AS:
 			v["process_virtual_memory_max_bytes"] = float64(limit.Soft)
 		}
 	}

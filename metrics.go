@@ -53,15 +53,14 @@ func (s *service) record(w *response, r *http.Request) {
 
 	d := time.Since(w.start)
 	level, category, msg := w.failure.level, w.failure.category, "request"
-	slow := d > s.slow
-	if slow {
-		msg = "SLOW request"
-	}
-	switch {
-	case level == slog.LevelInfo && w.status >= 500: // for which there is no code
+	if level == slog.LevelInfo && w.status >= 500 { // for which there is no code
 		level = slog.LevelError
-	case level == slog.LevelInfo && slow:
-		level, category = slog.LevelWarn, "PERFORMANCE"
+	}
+	if d > s.slow {
+		msg = "SLOW request"
+		if level == slog.LevelInfo {
+			level, category = slog.LevelWarn, "PERFORMANCE"
+		}
 	}
 	if r.Method == http.MethodHead {
 		w.bytes = 0 // net/http leaves the body out
@@ -107,13 +106,12 @@ func levelStep(name string) int { return slices.Index(levelNames, strings.ToUppe
 func newLogHandler(out io.Writer, format, lowest string) slog.Handler {
 	options := &slog.HandlerOptions{Level: slog.LevelDebug + slog.Level(4*levelStep(lowest))}
 	options.ReplaceAttr = func(_ []string, a slog.Attr) slog.Attr {
-		if a.Value.Kind() == slog.KindTime {
-			a.Value = slog.TimeValue(a.Value.Time().UTC())
-		} else if a.Value.Kind() == slog.KindAny {
-			if level, ok := a.Value.Any().(slog.Level); ok {
-				step := max(0, min(int(level-slog.LevelDebug)/4, len(levelNames)-1))
-				a.Value = slog.StringValue(levelNames[step])
-			}
+		switch v := a.Value.Any().(type) {
+		case time.Time:
+			a.Value = slog.TimeValue(v.UTC())
+		case slog.Level:
+			step := max(0, min(int(v-slog.LevelDebug)/4, len(levelNames)-1))
+			a.Value = slog.StringValue(levelNames[step])
 		}
 		return a
 	}

@@ -95,6 +95,11 @@ func syncFolder(path string) error {
 // cuts off what follows the last newline, which is what a crash has left of a line.
 func (s *store) restore(file *os.File) error {
 	start := time.Now()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	s.index = make(map[string]int, info.Size()/160) // about right, so it need not grow
 	reader := bufio.NewReaderSize(file, 64<<10)
 	whole, torn := 0, 0 // bytes in lines with a newline, and without
 	for {
