@@ -1019,7 +1019,7 @@ func TestUnhealthy(t *testing.T) {
 		hurt          func(*testing.T, *service)
 	}{
 		{"system_resources", "disk: the reading failed", 200, func(_ *testing.T, s *service) {
-			s.host[2].read = func() (values, error) { return readDisk("/no/such/disk") }
+			s.host[2].read = config{diskPath: "/no/such/disk"}.readDisk
 			sample(s)
 		}},
 		{"storage", "the store is full", 503, func(t *testing.T, s *service) {

@@ -7,13 +7,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"net/http"
 	"os"
-	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -77,29 +74,32 @@ func (s *service) detailed(w *response, _ *http.Request) error {
 // check is one part of the service's health, as JSON.
 type check map[string]any
 
-// newCheck returns a check that is healthy if there is no reason why not.
-func newCheck(reason error, facts check) check {
-	facts["status"] = "healthy"
-	if reason != nil {
-		facts["status"] = "unhealthy"
-		facts["reason"] = strings.ReplaceAll(reason.Error(), "\n", "; ") // of errors.Join
+// fail makes a check unhealthy, for this reason and those before.
+func (c check) fail(reason string) {
+	if before, ok := c["reason"].(string); ok {
+		reason = before + "; " + reason
 	}
-	return facts
+	c["status"], c["reason"] = "unhealthy", reason
 }
 
 // checks judges the service by what is in memory.
 func (s *service) checks(now time.Time) map[string]check {
-	var draining, unknown error
+	application := check{"status": "healthy", "uptime_seconds": s.uptime(now), "version": s.version}
 	if s.draining.Load() {
-		draining = errors.New("the service is about to stop")
+		application.fail("the service is about to stop")
 	}
-	total, refusal := s.store.state()
 
-	resources := check{}
+	total, refusal := s.store.state()
+	storage := check{"status": "healthy", "total_tasks": total, "capacity": s.maxTasks}
+	if refusal != nil {
+		storage.fail(refusal.Error())
+	}
+
+	resources := check{"status": "healthy"}
 	for _, sensor := range s.host {
 		numbers, err := sensor.fresh(now)
 		if err != nil {
-			unknown = errors.Join(unknown, fmt.Errorf("%s: %w", sensor.name, err))
+			resources.fail(sensor.name + ": " + err.Error())
 			continue
 		}
 		resource := check{"status": "normal"}
@@ -113,21 +113,13 @@ func (s *service) checks(now time.Time) map[string]check {
 	}
 
 	return map[string]check{
-		"application": newCheck(draining, check{
-			"uptime_seconds": s.uptime(now), "version": s.version,
-		}),
-		"storage":          newCheck(refusal, check{"total_tasks": total, "capacity": s.maxTasks}),
-		"system_resources": newCheck(unknown, resources),
+		"application": application, "storage": storage, "system_resources": resources,
 	}
 }
 
 // --- The sensors ---
 
-const (
-	sampleInterval = 5 * time.Second    // between two readings
-	maxAge         = 3 * sampleInterval // an older reading says nothing any more
-	patience       = time.Second        // at the start, with a sensor that is slow
-)
+const sampleInterval = 5 * time.Second // between two readings
 
 // sensor reads one thing again and again, and keeps the last reading.
 type sensor struct {
@@ -145,28 +137,30 @@ type values map[string]float64
 type reading struct {
 	at     time.Time
 	values values
-	err    error
+	err    error // which anybody may see
 }
 
+// notYet is the reading of a sensor that has none.
+var notYet = &reading{err: errors.New("not read yet")}
+
 func newHostSensors(c config) []*sensor {
-	readDisk := func() (values, error) { return readDisk(c.diskPath) }
+	readCPU := new(cpuTimes).read
 	return []*sensor{
-		{name: "cpu", high: c.cpuHigh, ratio: "system_cpu_usage_ratio", read: cpuReader()},
+		{name: "cpu", high: c.cpuHigh, ratio: "system_cpu_usage_ratio", read: readCPU},
 		{name: "memory", high: c.memoryHigh, ratio: "system_memory_usage_ratio", read: readMemory},
-		{name: "disk", high: c.diskHigh, ratio: "system_disk_usage_ratio", read: readDisk},
+		{name: "disk", high: c.diskHigh, ratio: "system_disk_usage_ratio", read: c.readDisk},
 	}
 }
 
 // startSensors lets sensors read until ctx ends, each in a goroutine of its own: one that hangs
-// makes its own reading old, and no other. It waits for the first readings, so that the first
-// answer has numbers, but not for long: a disk that hangs must not hinder the start.
+// makes its own reading old, and no other. It waits for each first reading, so that the first
+// answer has numbers, but for a second at most: a disk that hangs must not hinder the start.
 func startSensors(ctx context.Context, log *slog.Logger, sensors []*sensor) {
 	for _, sensor := range sensors {
 		go every(ctx, sampleInterval, func() { sensor.sample(log) })
-	}
-	isNew := func(s *sensor) bool { return s.last.Load() == nil }
-	for start := time.Now(); slices.ContainsFunc(sensors, isNew) && time.Since(start) < patience; {
-		time.Sleep(time.Millisecond)
+		for start := time.Now(); sensor.last.Load() == nil && time.Since(start) < time.Second; {
+			time.Sleep(time.Millisecond)
+		}
 	}
 }
 
@@ -175,85 +169,74 @@ func (s *sensor) sample(log *slog.Logger) {
 	values, err := s.read()
 	if err != nil {
 		log.Warn("a reading failed", "reading", s.name, "cause", err)
+		err = errors.New("the reading failed")
 	}
 	s.last.Store(&reading{time.Now(), values, err})
 }
 
 // fresh returns the values of the last reading, or why it is of no use.
 func (s *sensor) fresh(now time.Time) (values, error) {
-	last := s.last.Load()
-	switch {
-	case last == nil:
-		return nil, errors.New("not read yet")
-	case last.err != nil:
-		return nil, errors.New("the reading failed")
-	case now.Sub(last.at) > maxAge:
+	last := cmp.Or(s.last.Load(), notYet)
+	if last.err == nil && now.Sub(last.at) > 3*sampleInterval {
 		return nil, errors.New("the last reading is too old")
 	}
-	return last.values, nil
+	return last.values, last.err
 }
 
 // errImpossible is for numbers that cannot be true. gopsutil v3, which is frozen, returns such
 // numbers without an error, for example where it cannot read /proc.
 var errImpossible = errors.New("the reading is empty or impossible")
 
-// usagePercent returns how much of used and unused is used, with at most one fraction digit.
-func usagePercent(used, unused float64) (float64, error) {
-	ratio := used / (used + unused)
-	if used >= 0 && unused >= 0 && ratio >= 0 { // not so if one of them is not a number
-		return math.Round(ratio*1000) / 10, nil
-	}
-	return 0, errImpossible
-}
+// usedPercent returns how much of a total is used, with at most one fraction digit.
+func usedPercent(unused, total float64) float64 { return math.Round(1000-1000*unused/total) / 10 }
 
-// cpuReader returns a function that reads how busy the CPUs have been since its last call, and at
-// first since boot. cpu.Percent would not do: all its callers share one baseline.
-func cpuReader() func() (values, error) {
-	var busy, idle, iowait, percent float64 // of the last call
-	return func() (values, error) {
-		times, err := cpu.Times(false)
-		if err != nil || len(times) == 0 {
-			return nil, errors.Join(errImpossible, err)
-		}
-		t := times[0]
-		nowBusy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // User includes guests
-		nowIdle := t.Idle + t.Iowait
-		if _, err := usagePercent(nowBusy, nowIdle); err != nil {
-			return nil, err
-		}
+// cpuTimes is what the last call of read has found. (cpu.Percent would not do: all its callers
+// share one baseline.)
+type cpuTimes struct{ busy, idle, iowait, percent float64 }
 
-		// If no time has passed, or a counter has gone back, the last value still stands. Iowait
-		// is known to go back.
-		p, err := usagePercent(nowBusy-busy, nowIdle-idle)
-		if err == nil && t.Iowait >= iowait {
-			percent = p
-		}
-		busy, idle, iowait = nowBusy, nowIdle, t.Iowait
-		return values{"usage_percent": percent}, nil
+// read reads how busy the CPUs have been since the last call, and at first since boot.
+func (last *cpuTimes) read() (values, error) {
+	times, err := cpu.Times(false)
+	t := append(times, cpu.TimesStat{})[0]                           // without times, all is 0
+	busy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // User includes guests
+	idle := t.Idle + t.Iowait
+	// NaN is impossible, too: no comparison with it is true.
+	if err != nil || !(busy >= 0 && idle >= 0 && busy+idle > 0) || math.IsInf(busy+idle, 0) {
+		return nil, errors.Join(errImpossible, err)
 	}
+
+	// If no time has passed, or a counter has gone back, the last percentage still stands. Iowait
+	// is known to go back.
+	total := busy - last.busy + idle - last.idle
+	if total > 0 && busy >= last.busy && idle >= last.idle && t.Iowait >= last.iowait {
+		last.percent = usedPercent(idle-last.idle, total)
+	}
+	last.busy, last.idle, last.iowait = busy, idle, t.Iowait
+	return values{"usage_percent": last.percent}, nil
 }
 
 // readMemory reads how much memory is in use: all that is not available to programs. (The
 // UsedPercent of gopsutil v3 counts a full tmpfs as free.)
 func readMemory() (values, error) {
 	m, err := mem.VirtualMemory()
-	if err != nil || m.Available == 0 { // a host that runs has some left: nothing was read
+	// A host that runs has some memory left: otherwise, nothing was read.
+	if err != nil || m.Available == 0 || m.Available > m.Total {
 		return nil, errors.Join(errImpossible, err)
 	}
-	available := float64(m.Available)
-	percent, err := usagePercent(float64(m.Total)-available, available)
-	return values{"usage_percent": percent, "available_bytes": available}, err
+	percent := usedPercent(float64(m.Available), float64(m.Total))
+	return values{"usage_percent": percent, "available_bytes": float64(m.Available)}, nil
 }
 
-// readDisk reads how full a file system is, as df prints it: of what programs without privileges
-// can use.
-func readDisk(path string) (values, error) {
-	d, err := disk.Usage(path)
-	if err != nil || d.Free > d.Total { // FreeBSD may have less than nothing left, wrapped around
+// readDisk reads how full the file system of -disk-path is, as df prints it: of what programs
+// without privileges can use.
+func (c config) readDisk() (values, error) {
+	d, err := disk.Usage(c.diskPath)
+	// FreeBSD may have less than nothing left, which wraps around.
+	if err != nil || d.Free > d.Total || d.Used+d.Free == 0 {
 		return nil, errors.Join(errImpossible, err)
 	}
-	percent, err := usagePercent(float64(d.Used), float64(d.Free))
-	return values{"usage_percent": percent, "free_bytes": float64(d.Free)}, err
+	percent := usedPercent(float64(d.Free), float64(d.Used+d.Free))
+	return values{"usage_percent": percent, "free_bytes": float64(d.Free)}, nil
 }
 
 // readProcess reads what this process uses, by the names of the metrics. What the system does not
