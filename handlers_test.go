@@ -1382,7 +1382,7 @@ func testRecord(t *testing.T, row []string) {
 	}
 	s, log := build(t, flags...)
 	s.handle(doRoute)
-	s.limiter.take(time.Now()) // the one token of -rate=1, and the one place of -max-tasks=1
+	s.limiter.take(1, time.Now()) // the one token of -rate=1, and the one place of -max-tasks=1
 	must(t, s.store.add(Task{}))
 	req, rec := httptest.NewRequest(method, path, strings.NewReader(body)), httptest.NewRecorder()
 	if req.Header = header; body == "late" {

@@ -272,7 +272,7 @@ func newService(cfg config, stderr io.Writer) (*service, error) {
 
 	s := &service{
 		config: cfg, started: started, token: token,
-		mux: http.NewServeMux(), routes: map[string]route{}, limiter: limiter{rate: cfg.rate},
+		mux: http.NewServeMux(), routes: map[string]route{},
 		store: tasks, metrics: newMetrics(), logFile: out, log: log,
 		host: newHostSensors(cfg), process: &sensor{name: "process", read: readProcess},
 	}

@@ -2,7 +2,7 @@ package main
 
 // State has one owner, and an answer is a promise. Nobody but the store sees its lock, and no task
 // changes once it is stored, so readers share it without a lock. With a data file, a task that add
-// has accepted is on the disk. The rate limiter is here, too: it is also a lock, a number and a
+// has accepted is on the disk. The rate limiter is here, too: it is also a lock, a time and a
 // refusal.
 
 import (
@@ -247,29 +247,23 @@ func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	return s.tasks[start:end:end], next
 }
 
-// limiter is a token bucket: it lets rate creations a second through, and at most rate at once.
-// It keeps no count of tokens but the time at which the bucket will be full again. Each token that
-// is taken delays that by an interval; a whole second away, the bucket is empty.
+// limiter is a token bucket. It keeps no count of tokens but the time at which the bucket will be
+// full again. Each token that is taken delays that by an interval; a whole second away, the bucket
+// is empty. The zero value is a full bucket.
 type limiter struct {
-	rate int // 0 for no limit
-
 	mu   sync.Mutex // guards full
 	full time.Time
 }
 
-// take takes a token and returns 0, or returns how many seconds to wait for one.
-func (l *limiter) take(now time.Time) (wait int) {
-	if l.rate == 0 {
-		return 0
-	}
+// take takes a token if there is one. It lets rate creations a second through, and at most rate at
+// once. Whoever is refused can come back after a second: no token takes longer.
+func (l *limiter) take(rate int, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-
-	interval := time.Second / time.Duration(l.rate)
-	delay := max(0, l.full.Sub(now)) + interval
+	delay := max(0, l.full.Sub(now)) + time.Second/time.Duration(rate)
 	if delay > time.Second {
-		return int((delay - 1) / time.Second) // rounded up, less the second of the bucket
+		return false
 	}
 	l.full = now.Add(delay)
-	return 0
+	return true
 }

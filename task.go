@@ -62,8 +62,8 @@ func (s *service) createTask(w *response, r *http.Request) error {
 	}
 
 	now := time.Now() // not w.start: the body may have taken a while
-	if wait := s.limiter.take(now); wait > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(wait))
+	if s.rate > 0 && !s.limiter.take(s.rate, now) {
+		w.Header().Set("Retry-After", "1") // seconds
 		return newError(rateLimited, "too many tasks are being created; try again later")
 	}
 	task := Task{newID(), text[0], text[1], pending, now.UTC().Truncate(time.Second)}
