@@ -42,7 +42,7 @@ type store struct {
 	// (A plain Mutex: every section is short, and an RWMutex would make each of them slower.)
 	mu      sync.Mutex
 	tasks   []*Task        // what readers see: with a file, only what is on the disk
-	index   map[string]int // in tasks, by id
+	index   map[string]int // numbers of the tasks by id; the oldest is number 1
 	waiting []*Task        // to be written to the file
 	writing bool           // somebody is writing to the file
 	written *sync.Cond     // signalled when writing ends
@@ -131,11 +131,10 @@ func (s *store) restore(file *os.File) error {
 	return file.Sync() // the last process may have been killed before it could
 }
 
-// put shows a task to readers. It needs the lock. Tasks are never removed, so the place of the next
-// one is their number.
+// put shows a task to readers. It needs the lock. Tasks are never removed, so their numbers stay.
 func (s *store) put(task *Task) {
-	s.index[task.ID] = len(s.tasks)
 	s.tasks = append(s.tasks, task)
+	s.index[task.ID] = len(s.tasks)
 }
 
 // add stores a task. With a file, it returns nil only after the task has been written and synced.
@@ -225,8 +224,8 @@ func (s *store) state() (total int, refusal error) {
 func (s *store) get(id string) *Task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i, ok := s.index[id]; ok {
-		return s.tasks[i]
+	if number := s.index[id]; number > 0 {
+		return s.tasks[number-1]
 	}
 	return nil
 }
@@ -236,10 +235,7 @@ func (s *store) get(id string) *Task {
 func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	start := 0
-	if i, ok := s.index[after]; ok {
-		start = i + 1
-	}
+	start := s.index[after] // so many tasks come before the page; 0 if there is no such id
 	end := min(start+limit, len(s.tasks))
 	if end < len(s.tasks) {
 		next = s.tasks[end-1].ID
