@@ -69,13 +69,7 @@ func openStore(path string, capacity int, log *slog.Logger) (*store, error) {
 		return nil, err
 	}
 	s.file = file
-	if err := syncFolder(filepath.Dir(path)); err != nil {
-		return nil, err
-	}
-	if err := s.restore(file); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return s, nil
+	return s, s.restore(file)
 }
 
 // syncFolder lets the names of new files survive a power cut. Windows cannot do that.
@@ -113,7 +107,7 @@ func (s *store) restore(file *os.File) error {
 			taskErr = errors.New("its task_id is there twice")
 		}
 		if err = cmp.Or(err, taskErr); err != nil {
-			return fmt.Errorf("line %d: %w", len(s.tasks)+1, err)
+			return fmt.Errorf("%s: line %d: %w", file.Name(), len(s.tasks)+1, err)
 		}
 		s.put(&task)
 		whole += len(line)
@@ -123,12 +117,11 @@ func (s *store) restore(file *os.File) error {
 	s.log.Info("tasks read from the data file", "file", file.Name(), "tasks", s.restored,
 		"duration", time.Since(start))
 	if torn > 0 {
-		if err := file.Truncate(int64(whole)); err != nil {
-			return err
-		}
-		s.log.Warn("cut a torn last line off the data file", "file", file.Name(), "bytes", torn)
+		s.log.Warn("cutting off a torn last line", "file", file.Name(), "bytes", torn)
+		err = file.Truncate(int64(whole))
 	}
-	return file.Sync() // the last process may have been killed before it could
+	// The file may be new, or the last process may have been killed before it could sync it.
+	return cmp.Or(err, file.Sync(), syncFolder(filepath.Dir(file.Name())))
 }
 
 // put shows a task to readers. It needs the lock. Tasks are never removed, so their numbers stay.
