@@ -74,14 +74,11 @@ func openStore(path string, capacity int, log *slog.Logger) (*store, error) {
 
 // syncFolder lets the names of new files survive a power cut. Windows cannot do that.
 func syncFolder(path string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
 	folder, err := os.Open(path)
-	if err == nil {
+	if err == nil && runtime.GOOS != "windows" {
 		err = folder.Sync()
-		folder.Close()
 	}
+	folder.Close() // does nothing if there is no folder
 	return err
 }
 
