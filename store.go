@@ -170,12 +170,11 @@ func (s *store) write() {
 	batch := s.waiting
 	s.mu.Unlock()
 
-	var lines []byte
+	var lines strings.Builder
 	for _, task := range batch {
-		line, _ := json.Marshal(task) // cannot fail: it has texts and a time only
-		lines = append(append(lines, line...), '\n')
+		json.NewEncoder(&lines).Encode(task) // cannot fail: it has texts and a time only
 	}
-	_, err := s.file.Write(lines)
+	_, err := io.WriteString(s.file, lines.String())
 	if err == nil {
 		err = s.file.Sync()
 	}
