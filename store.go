@@ -41,9 +41,9 @@ type store struct {
 	// mu guards what follows. It is not held while the disk is busy, so readers never wait for it.
 	// (A plain Mutex: every section is short, and an RWMutex would make each of them slower.)
 	mu      sync.Mutex
-	tasks   []*Task        // what readers see: with a file, only what is on the disk
+	tasks   []*Task        // all that were accepted
 	index   map[string]int // numbers of the tasks by id; the oldest is number 1
-	waiting []*Task        // to be written to the file
+	shown   int            // how many of them readers see: with a file, those on the disk
 	writing bool           // somebody is writing to the file
 	written *sync.Cond     // signalled when writing ends
 	fileErr error          // if the file has failed; no task is taken any more
@@ -100,7 +100,7 @@ func (s *store) restore(file *os.File) error {
 			break
 		}
 		task, taskErr := parseStoredTask(strings.TrimSuffix(line, "\n"))
-		if s.get(task.ID) != nil {
+		if s.index[task.ID] > 0 {
 			taskErr = errors.New("its task_id is there twice")
 		}
 		if err = cmp.Or(err, taskErr); err != nil {
@@ -111,6 +111,7 @@ func (s *store) restore(file *os.File) error {
 	}
 
 	s.restored = len(s.tasks)
+	s.shown = s.restored
 	s.log.Info("tasks read from the data file", "file", file.Name(), "tasks", s.restored,
 		"duration", time.Since(start))
 	if torn > 0 {
@@ -121,7 +122,7 @@ func (s *store) restore(file *os.File) error {
 	return cmp.Or(err, file.Sync(), syncFolder(filepath.Dir(file.Name())))
 }
 
-// put shows a task to readers. It needs the lock. Tasks are never removed, so their numbers stay.
+// put numbers a task. It needs the lock. Tasks are never removed, so their numbers stay.
 func (s *store) put(task *Task) {
 	s.tasks = append(s.tasks, task)
 	s.index[task.ID] = len(s.tasks)
@@ -138,13 +139,11 @@ func (s *store) add(task Task) error {
 	if err := s.refusal(); err != nil {
 		return err
 	}
+	s.put(&task)
 	if s.file == nil {
-		s.put(&task)
-		return nil
+		s.shown = len(s.tasks)
 	}
-
-	s.waiting = append(s.waiting, &task)
-	for mine := len(s.tasks) + len(s.waiting); len(s.tasks) < mine; {
+	for mine := len(s.tasks); s.shown < mine; {
 		switch {
 		case s.fileErr != nil:
 			return s.fileErr
@@ -167,7 +166,7 @@ func (s *store) write() {
 	s.mu.Unlock()
 	runtime.Gosched() // requests that are ready to run leave their tasks, too
 	s.mu.Lock()
-	batch := s.waiting
+	batch := s.tasks[s.shown:]
 	s.mu.Unlock()
 
 	var lines strings.Builder
@@ -183,10 +182,7 @@ func (s *store) write() {
 	s.writing = false
 	s.written.Broadcast()
 	if err == nil {
-		s.waiting = s.waiting[len(batch):]
-		for _, task := range batch {
-			s.put(task)
-		}
+		s.shown += len(batch)
 		return
 	}
 	// Health checks tell the failure to anybody, so it does not name the path.
@@ -196,7 +192,7 @@ func (s *store) write() {
 
 // refusal says why no task can be added, or returns nil. It needs the lock.
 func (s *store) refusal() error {
-	if s.fileErr == nil && len(s.tasks)+len(s.waiting) >= s.capacity {
+	if s.fileErr == nil && len(s.tasks) >= s.capacity {
 		return newError(storeFull, "the store is full")
 	}
 	return s.fileErr
@@ -206,14 +202,14 @@ func (s *store) refusal() error {
 func (s *store) state() (total int, refusal error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.tasks), s.refusal()
+	return s.shown, s.refusal()
 }
 
 // get returns the task with this id, or nil.
 func (s *store) get(id string) *Task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if number := s.index[id]; number > 0 {
+	if number := s.index[id]; 0 < number && number <= s.shown {
 		return s.tasks[number-1]
 	}
 	return nil
@@ -225,8 +221,8 @@ func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	start := s.index[after] // so many tasks come before the page; 0 if there is no such id
-	end := min(start+limit, len(s.tasks))
-	if end < len(s.tasks) {
+	end := min(start+limit, s.shown)
+	if end < s.shown {
 		next = s.tasks[end-1].ID
 	}
 	return s.tasks[start:end:end], next
