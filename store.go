@@ -140,11 +140,10 @@ func (s *store) add(task Task) error {
 		return err
 	}
 	s.put(&task)
-	if s.file == nil {
-		s.shown = len(s.tasks)
-	}
 	for mine := len(s.tasks); s.shown < mine; {
 		switch {
+		case s.file == nil:
+			s.shown = mine
 		case s.fileErr != nil:
 			return s.fileErr
 		case s.writing:
