@@ -2326,7 +2326,7 @@ func TestFlippedBits(t *testing.T) {
 func TestDamagedDataFilesAreRefused(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks")
-	unreadable, _ := os.Open(path)
+	unreadable, _ := os.Open(filepath.Dir(path))
 	equal(t, "an error of reading is told", (&store{}).restore(unreadable) != nil, true)
 	first, good := lines(samples()[0]), lines(samples()[1])
 	with := func(old, new string) string { return strings.Replace(good, old, new, 1) }

@@ -1,9 +1,9 @@
 package main
 
-// State has one owner, and an answer is a promise. Nobody but the store sees its lock, and no task
-// changes once it is stored, so readers share it without a lock. With a data file, a task that add
-// has accepted is on the disk. The rate limiter is here, too: it is also a lock, a time and a
-// refusal.
+// State has one owner, and an answer is a promise. Nobody else sees the lock of the store. A task
+// never changes once it is stored, so get and page hand out the tasks themselves, not copies. With
+// a data file, a task that add has accepted is on the disk. The rate limiter is here, too: it is
+// also a lock, a time and a refusal.
 
 import (
 	"bufio"
@@ -41,9 +41,9 @@ type store struct {
 	// mu guards what follows. It is not held while the disk is busy, so readers never wait for it.
 	// (A plain Mutex: every section is short, and an RWMutex would make each of them slower.)
 	mu      sync.Mutex
-	tasks   []*Task        // all that were accepted
-	index   map[string]int // numbers of the tasks by id; the oldest is number 1
+	tasks   []*Task        // all, in order
 	shown   int            // how many of them readers see: with a file, those on the disk
+	index   map[string]int // numbers of the tasks by id; the oldest is number 1
 	writing bool           // somebody is writing to the file
 	written *sync.Cond     // signalled when writing ends
 	fileErr error          // if the file has failed; no task is taken any more
@@ -58,7 +58,8 @@ type dataFile interface {
 // openStore returns a store of the tasks in the file at path, which is created if there is none.
 // Without a path, the tasks are in memory only. A file may hold more tasks than the capacity.
 func openStore(path string, capacity int, log *slog.Logger) (*store, error) {
-	s := &store{capacity: capacity, log: log, index: map[string]int{}, tasks: []*Task{}}
+	s := &store{capacity: capacity, log: log, index: map[string]int{}}
+	s.tasks = []*Task{} // not nil, which would be null in JSON
 	s.written = sync.NewCond(&s.mu)
 	if path == "" {
 		return s, nil
@@ -84,13 +85,8 @@ func syncFolder(path string) error {
 
 // restore reads the tasks of a file. It changes the file only if all its lines are valid: then it
 // cuts off what follows the last newline, which is what a crash has left of a line.
-func (s *store) restore(file *os.File) error {
+func (s *store) restore(file *os.File) (err error) {
 	start := time.Now()
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	s.index = make(map[string]int, info.Size()/160) // about right, so it need not grow
 	reader := bufio.NewReaderSize(file, 64<<10)
 	whole, torn := 0, 0 // bytes in lines with a newline, and without
 	for {
@@ -100,7 +96,7 @@ func (s *store) restore(file *os.File) error {
 			break
 		}
 		task, taskErr := parseStoredTask(strings.TrimSuffix(line, "\n"))
-		if s.index[task.ID] > 0 {
+		if taskErr == nil && s.index[task.ID] > 0 {
 			taskErr = errors.New("its task_id is there twice")
 		}
 		if err = cmp.Or(err, taskErr); err != nil {
@@ -122,7 +118,7 @@ func (s *store) restore(file *os.File) error {
 	return cmp.Or(err, file.Sync(), syncFolder(filepath.Dir(file.Name())))
 }
 
-// put numbers a task. It needs the lock. Tasks are never removed, so their numbers stay.
+// put gives a task the next number. It needs the lock. Tasks are never removed, so numbers stay.
 func (s *store) put(task *Task) {
 	s.tasks = append(s.tasks, task)
 	s.index[task.ID] = len(s.tasks)
@@ -143,7 +139,7 @@ func (s *store) add(task Task) error {
 	for mine := len(s.tasks); s.shown < mine; {
 		switch {
 		case s.file == nil:
-			s.shown = mine
+			s.shown = mine // there is no disk to wait for
 		case s.fileErr != nil:
 			return s.fileErr
 		case s.writing:
@@ -214,17 +210,18 @@ func (s *store) get(id string) *Task {
 	return nil
 }
 
-// page returns up to limit tasks, oldest first: those after the task with the id after, or else the
-// first ones. next is the id to go on after, empty on the last page.
+// page returns up to limit tasks, oldest first: those after the task with the id after, which get
+// must know, or the first ones if after is empty. next is the id to go on after, empty on the last
+// page.
 func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	start := s.index[after] // so many tasks come before the page; 0 if there is no such id
+	start := s.index[after] // so many tasks come before the page
 	end := min(start+limit, s.shown)
 	if end < s.shown {
 		next = s.tasks[end-1].ID
 	}
-	return s.tasks[start:end:end], next
+	return s.tasks[start:end:end], next // without room behind end, nobody can append into tasks
 }
 
 // limiter is a token bucket. It keeps no count of tokens but the time at which the bucket will be
