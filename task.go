@@ -93,10 +93,8 @@ func (s *service) listTasks(w *response, r *http.Request) error { return s.sendP
 
 // storage: GET /debug/storage.
 func (s *service) storage(w *response, r *http.Request) error {
-	total, _ := s.store.state()
-	stats := map[string]any{
-		"total_tasks": total, "capacity": s.maxTasks, "storage_type": "in_memory",
-	}
+	stats := map[string]any{"capacity": s.maxTasks, "storage_type": "in_memory"}
+	stats["total_tasks"], _ = s.store.state()
 	if s.dataFile != "" {
 		stats["storage_type"], stats["file"] = "file", s.dataFile
 	}
