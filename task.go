@@ -225,10 +225,8 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 			texts[i] = strings.Clone(broken.checkText(field, text)) // so that no blanks are stored
 		}
 	}
-	known := strings.Join(fields, ", ")
 	for _, name := range slices.Sorted(maps.Keys(members)) {
-		isKnown := slices.Contains(fields, name)
-		broken.require(isKnown, name, unknownField, "is not known; known are %s", known)
+		broken.require(slices.Contains(fields, name), name, unknownField, "is none of %s", fields)
 	}
 	if len(broken.Details) > 0 {
 		return texts, broken
