@@ -103,12 +103,26 @@ func (s *service) storage(w *response, r *http.Request) error {
 
 // sendPage answers with the tasks that the query asks for, and with stats if there are any.
 func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) error {
-	limit, after, broken := parseQuery(r.URL.RawQuery)
+	broken := newError(validationError, "the input breaks the rules in details")
+	params, err := url.ParseQuery(r.URL.RawQuery)
+	broken.require(err == nil, "query", invalidValue, "must be well formed")
+	for _, name := range slices.Sorted(maps.Keys(params)) {
+		isKnown := name == "limit" || name == "after"
+		isOne := len(params[name]) == 1 && params[name][0] != ""
+		broken.require(isKnown, name, unknownField, "is not known; known are limit and after")
+		broken.require(isOne || !isKnown, name, invalidValue, "must have one value")
+	}
+
+	limit, err := strconv.Atoi(cmp.Or(params.Get("limit"), strconv.Itoa(defaultPage)))
+	isNumber := err == nil && 1 <= limit && limit <= maxPage
+	broken.require(isNumber, "limit", invalidValue, "must be from 1 to %d", maxPage)
+	after := params.Get("after")
 	isStored := after == "" || s.store.get(after) != nil
 	broken.require(isStored, "after", invalidValue, "must be the task_id of a stored task")
 	if len(broken.Details) > 0 {
 		return broken
 	}
+
 	tasks, next := s.store.page(after, limit)
 	return w.sendJSON(http.StatusOK, struct {
 		Stats map[string]any `json:"storage_stats,omitempty"`
@@ -257,24 +271,6 @@ func (e *apiError) checkText(field, given string) string {
 func isVisible(r rune) bool {
 	return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S) &&
 		!unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r)
-}
-
-// parseQuery returns the limit and after of a query, and what is wrong with it.
-func parseQuery(query string) (limit int, after string, broken *apiError) {
-	broken = newError(validationError, "the input breaks the rules in details")
-	params, err := url.ParseQuery(query)
-	broken.require(err == nil, "query", invalidValue, "must be well formed")
-	for _, name := range slices.Sorted(maps.Keys(params)) {
-		isKnown := name == "limit" || name == "after"
-		isOne := len(params[name]) == 1 && params[name][0] != ""
-		broken.require(isKnown, name, unknownField, "is not known; known are limit and after")
-		broken.require(isOne || !isKnown, name, invalidValue, "must have one value")
-	}
-
-	limit, err = strconv.Atoi(cmp.Or(params.Get("limit"), strconv.Itoa(defaultPage)))
-	isNumber := err == nil && 1 <= limit && limit <= maxPage
-	broken.require(isNumber, "limit", invalidValue, "must be from 1 to %d", maxPage)
-	return limit, params.Get("after"), broken
 }
 
 // --- What the service may answer ---
