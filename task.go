@@ -51,12 +51,8 @@ func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // createTask: POST /api/tasks.
 func (s *service) createTask(w *response, r *http.Request) error {
-	body, err := readBody(r)
-	if err != nil {
-		return err
-	}
 	defaults := map[string]string{"user_id": "system"}
-	text, err := parseTexts(string(body), defaults, "task_name", "user_id")
+	text, err := readTexts(r, defaults, "task_name", "user_id")
 	if err != nil {
 		return err
 	}
@@ -133,8 +129,9 @@ func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) e
 
 // --- What a request may say ---
 
-// readBody returns the body of a request: JSON in UTF-8, not compressed and not too large.
-func readBody(r *http.Request) ([]byte, error) {
+// readTexts reads the body of a request, which has to be JSON in UTF-8, not compressed and not too
+// large, and leaves the rest to parseTexts.
+func readTexts(r *http.Request, defaults map[string]string, fields ...string) ([]string, error) {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	isUTF8 := strings.EqualFold(cmp.Or(params["charset"], "utf-8"), "utf-8")
 	isPlain := strings.EqualFold(cmp.Or(r.Header.Get("Content-Encoding"), "identity"), "identity")
@@ -156,7 +153,7 @@ func readBody(r *http.Request) ([]byte, error) {
 	case err != nil:
 		return nil, badJSON("ends early or is framed wrongly", len(body))
 	}
-	return body, nil
+	return parseTexts(string(body), defaults, fields...)
 }
 
 // urlSafe are the characters of an id, from this or an earlier version.
