@@ -159,14 +159,11 @@ func readTexts(r *http.Request, defaults map[string]string, fields ...string) ([
 // urlSafe are the characters of an id, from this or an earlier version.
 const urlSafe = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-// storedFields are the fields of a line in the data file.
-var storedFields = []string{"task_id", "task_name", "user_id", "status", "created_at"}
-
 // parseStoredTask returns the task in a line of the data file, which obeys the same rules.
 func parseStoredTask(line string) (task Task, err error) {
 	text := cutTexts(line)
 	if text == nil {
-		text, err = parseTexts(line, nil, storedFields...)
+		text, err = parseTexts(line, nil, "task_id", "task_name", "user_id", "status", "created_at")
 	}
 	random, isID := strings.CutPrefix(text[0], "task_")
 	at, _ := time.Parse(time.RFC3339, text[4])
