@@ -156,9 +156,6 @@ func readTexts(r *http.Request, defaults map[string]string, fields ...string) ([
 	return parseTexts(string(body), defaults, fields...)
 }
 
-// urlSafe are the characters of an id, from this or an earlier version.
-const urlSafe = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
-
 // parseStoredTask returns the task in a line of the data file, which obeys the same rules.
 func parseStoredTask(line string) (task Task, err error) {
 	text := cutTexts(line)
@@ -169,7 +166,7 @@ func parseStoredTask(line string) (task Task, err error) {
 	at, _ := time.Parse(time.RFC3339, text[4])
 	switch {
 	case err != nil:
-	case !isID || random == "" || strings.Trim(random, urlSafe) != "":
+	case !isID || random == "" || url.QueryEscape(random) != random:
 		err = errors.New("task_id is not as the service writes it")
 	case text[3] != pending || text[4] != timestamp(at) || strings.HasPrefix(line, "\uFEFF"):
 		err = errors.New("status, created_at or the beginning is not as the service writes it")
