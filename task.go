@@ -239,11 +239,10 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 // that every text obeys. A control character turns the error into controlCharacter.
 func (e *apiError) checkText(field, given string) string {
 	text := strings.TrimSpace(given)
-	visible := strings.ContainsFunc(text, isVisible)
+	size := utf8.RuneCountInString(text)
 	control := strings.ContainsFunc(text, unicode.IsControl)
 	damaged := strings.ContainsRune(text, utf8.RuneError)
-	size := utf8.RuneCountInString(text)
-	e.require(visible, field, required, "must have a character that can be seen")
+	e.require(strings.ContainsFunc(text, isVisible), field, required, "must not look empty")
 	e.require(size <= maxText, field, tooLong, "must have at most %d characters", maxText)
 	e.require(!control, field, invalidCharacter, "must not have control characters")
 	e.require(!damaged, field, invalidCharacter, "must not have U+FFFD: it was damaged on its way")
