@@ -51,8 +51,7 @@ func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // createTask: POST /api/tasks.
 func (s *service) createTask(w *response, r *http.Request) error {
-	defaults := map[string]string{"user_id": "system"}
-	text, err := readTexts(r, defaults, "task_name", "user_id")
+	text, err := readNewTask(r)
 	if err != nil {
 		return err
 	}
@@ -129,9 +128,9 @@ func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) e
 
 // --- What a request may say ---
 
-// readTexts reads the body of a request, which has to be JSON in UTF-8, not compressed and not too
-// large, and leaves the rest to parseTexts.
-func readTexts(r *http.Request, defaults map[string]string, fields ...string) ([]string, error) {
+// readNewTask returns the task_name and the user_id in the body of a request, which has to be JSON
+// in UTF-8, not compressed and not too large.
+func readNewTask(r *http.Request) ([]string, error) {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	isUTF8 := strings.EqualFold(cmp.Or(params["charset"], "utf-8"), "utf-8")
 	isPlain := strings.EqualFold(cmp.Or(r.Header.Get("Content-Encoding"), "identity"), "identity")
@@ -153,7 +152,7 @@ func readTexts(r *http.Request, defaults map[string]string, fields ...string) ([
 	case err != nil:
 		return nil, badJSON("ends early or is framed wrongly", len(body))
 	}
-	return parseTexts(string(body), defaults, fields...)
+	return parseTexts(string(body), map[string]string{"user_id": "system"}, "task_name", "user_id")
 }
 
 // parseStoredTask returns the task in a line of the data file, which obeys the same rules.
