@@ -1427,7 +1427,7 @@ func testRecord(t *testing.T, row []string) {
 	equal(t, answer+"\ntells of the inside", strings.Contains(answer, "secret"), false)
 
 	e := envelope{Code: map[string]string{"/do/400": "VALIDATION_ERROR", // as of pprof
-		"/do/abort": "INTERNAL_ERROR"}[path]}
+		"/do/503": "INTERNAL_ERROR", "/do/abort": "INTERNAL_ERROR"}[path]}
 	if json.Unmarshal([]byte(answer), &e); e.Code != "" || want[7] != "" { // even if it is not seen
 		counted[`task_errors_total{error_code="`+cmp.Or(e.Code, "INTERNAL_ERROR")+`"}`] = 1
 	}

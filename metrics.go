@@ -45,21 +45,14 @@ func (s *service) record(w *response, r *http.Request) {
 	w.status = cmp.Or(w.status, http.StatusOK) // what net/http sends if a handler sends nothing
 
 	// A page of pprof is no error of this service: only its status says what it is.
-	for _, code := range errorCodes() {
-		if w.failure.status == 0 && code.status == w.status && code.Name != "" {
-			w.failure = code
-		}
-	}
+	failure := cmp.Or(w.failure, statusErrors[min(w.status, http.StatusInternalServerError)])
 
 	d := time.Since(w.start)
-	level, category, msg := w.failure.level, w.failure.category, "request"
-	if level == slog.LevelInfo && w.status >= 500 { // for which there is no code
-		level = slog.LevelError
-	}
+	msg := "request"
 	if d > s.slow {
 		msg = "SLOW request"
-		if level == slog.LevelInfo {
-			level, category = slog.LevelWarn, "PERFORMANCE"
+		if failure.level == slog.LevelInfo {
+			failure.level, failure.category = slog.LevelWarn, "PERFORMANCE"
 		}
 	}
 	if r.Method == http.MethodHead {
@@ -67,16 +60,16 @@ func (s *service) record(w *response, r *http.Request) {
 	}
 
 	s.metrics.inFlight.Add(-1)
-	s.metrics.count(w.pattern, w.status, d, category, w.failure.Name)
-	if category != "" {
-		w.note(slog.String("category", category))
+	s.metrics.count(w.pattern, w.status, d, failure)
+	if failure.category != "" {
+		w.note(slog.String("category", failure.category))
 	}
 
 	// A path has no "=", so that it cannot imitate another field. The route of a 404 or 405 is the
 	// pattern that answered; the metrics call it unmatched.
 	path := strings.ReplaceAll(cut(r.URL.EscapedPath()), "=", "%3D")
 	_, target, _ := strings.Cut(w.pattern, " ")
-	s.log.LogAttrs(r.Context(), level, msg, append([]slog.Attr{
+	s.log.LogAttrs(r.Context(), failure.level, msg, append([]slog.Attr{
 		slog.String("method", cut(r.Method)), slog.String("route", cmp.Or(target, "unmatched")),
 		slog.String("path", path), slog.Int("status", w.status), slog.Duration("duration", d),
 		slog.Int("bytes", w.bytes), slog.String("remote", r.RemoteAddr),
@@ -277,7 +270,7 @@ func (m *metrics) add(pattern, method, route string, statuses ...int) {
 
 // count counts one answer. What add does not know is a request that no route answers; category
 // and error_code may be empty.
-func (m *metrics) count(pattern string, status int, d time.Duration, category, code string) {
+func (m *metrics) count(pattern string, status int, d time.Duration, failure errorCode) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := cmp.Or(m.routes[pattern], m.routes[""])
@@ -289,8 +282,8 @@ func (m *metrics) count(pattern string, status int, d time.Duration, category, c
 			break
 		}
 	}
-	m.events[category]++
-	m.failures[code]++
+	m.events[failure.category]++
+	m.failures[failure.Name]++
 }
 
 // --- The metrics as text ---

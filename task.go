@@ -287,6 +287,9 @@ var (
 	unhealthy        = errorCode{"", 503, slog.LevelWarn, ""}
 )
 
+// statusErrors are for an answer of which only the status is known. 500 stands for 5xx.
+var statusErrors = map[int]errorCode{400: validationError, 404: notFound, 500: internalError}
+
 func errorCodes() []errorCode {
 	return []errorCode{validationError, controlCharacter, malformedJSON, unauthorized, forbidden,
 		notFound, methodNotAllowed, requestTimeout, bodyTooLarge, unsupportedMedia, rateLimited,
