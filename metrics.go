@@ -65,24 +65,21 @@ func (s *service) record(w *response, r *http.Request) {
 		w.note(slog.String("category", failure.category))
 	}
 
-	// A path has no "=", so that it cannot imitate another field. The route of a 404 or 405 is the
-	// pattern that answered; the metrics call it unmatched.
-	path := strings.ReplaceAll(cut(r.URL.EscapedPath()), "=", "%3D")
+	// What a client can make long is cut: rsyslog takes lines of 8 KiB. A path has no "=", so that
+	// it cannot imitate another field. The route of a 404 or 405 is the pattern that answered; the
+	// metrics call it unmatched.
+	method, path := r.Method[:min(len(r.Method), 32)], r.URL.EscapedPath()
+	if len(path) > 1024 {
+		path = path[:1024] + "…"
+	}
+	path = strings.ReplaceAll(path, "=", "%3D")
 	_, target, _ := strings.Cut(w.pattern, " ")
 	s.log.LogAttrs(r.Context(), failure.level, msg, append([]slog.Attr{
-		slog.String("method", cut(r.Method)), slog.String("route", cmp.Or(target, "unmatched")),
+		slog.String("method", method), slog.String("route", cmp.Or(target, "unmatched")),
 		slog.String("path", path), slog.Int("status", w.status), slog.Duration("duration", d),
 		slog.Int("bytes", w.bytes), slog.String("remote", r.RemoteAddr),
 		slog.String("request_id", w.requestID),
 	}, w.notes...)...)
-}
-
-// cut shortens what a client can make long: rsyslog takes lines of 8 KiB, and cuts off the rest.
-func cut(text string) string {
-	if len(text) > 1024 {
-		return text[:1024] + "…"
-	}
-	return text
 }
 
 // --- The log ---
