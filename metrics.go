@@ -320,11 +320,11 @@ func (x *exposition) addAll(samples values) {
 	}
 }
 
-// addEach adds a sample for each value of a label. What has no name is left out.
-func (x *exposition) addEach(family, label string, samples values) {
+// addEach adds a sample for each value of the last of these labels. What has no name is left out.
+func (x *exposition) addEach(family, labels string, samples values) {
 	for _, name := range slices.Sorted(maps.Keys(samples)) {
 		if name != "" {
-			x.add(family, samples[name], "{", label, `="`, name, `"}`)
+			x.add(family, samples[name], labels, `="`, name, `"}`)
 		}
 	}
 }
@@ -347,9 +347,7 @@ func (m *metrics) exposeCounters(x *exposition) {
 	defer m.mu.Unlock()
 	for _, pattern := range m.patterns {
 		t := m.routes[pattern]
-		for _, code := range slices.Sorted(maps.Keys(t.codes)) {
-			x.add("http_requests_total", t.codes[code], t.labels, `,code="`, code, `"}`)
-		}
+		x.addEach("http_requests_total", t.labels+",code", t.codes)
 	}
 	for _, pattern := range m.patterns {
 		t, count := m.routes[pattern], 0.0
@@ -360,8 +358,8 @@ func (m *metrics) exposeCounters(x *exposition) {
 		x.add("http_request_duration_seconds", t.seconds, "_sum", t.labels, "}")
 		x.add("http_request_duration_seconds", count, "_count", t.labels, "}")
 	}
-	x.addEach("log_events_total", "category", m.events)
-	x.addEach("task_errors_total", "error_code", m.failures)
+	x.addEach("log_events_total", "{category", m.events)
+	x.addEach("task_errors_total", "{error_code", m.failures)
 }
 
 // exposeState adds what the service knows of itself, of its process and of its host.
@@ -394,8 +392,8 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	for name, c := range s.checks(now) {
 		healthy[name] = map[bool]float64{true: 1}[c["reason"] == nil]
 	}
-	x.addEach("system_sample_age_seconds", "reading", ages)
-	x.addEach("health_check_status", "check", healthy)
+	x.addEach("system_sample_age_seconds", "{reading", ages)
+	x.addEach("health_check_status", "{check", healthy)
 }
 
 // exposeRuntime adds what the Go runtime tells. All sources together are read in little more time
