@@ -219,7 +219,6 @@ type metrics struct {
 
 	mu       sync.Mutex          // guards what follows
 	routes   map[string]*traffic // by pattern of the mux, "" for what no route answers
-	patterns []string            // in the order of the page
 	events   values              // by category
 	failures values              // by error_code
 }
@@ -258,7 +257,6 @@ func newMetrics() *metrics {
 // add makes the series of a pattern of the mux.
 func (m *metrics) add(pattern, method, route string, statuses ...int) {
 	labels := `{method="` + method + `",route="` + route + `"`
-	m.patterns = append(m.patterns, pattern)
 	m.routes[pattern] = &traffic{labels: labels, codes: values{}, buckets: values{}}
 	for _, status := range statuses {
 		m.routes[pattern].codes[strconv.Itoa(status)] = 0
@@ -345,11 +343,12 @@ func (s *service) exposeMetrics(w *response, _ *http.Request) error {
 func (m *metrics) exposeCounters(x *exposition) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, pattern := range m.patterns {
+	patterns := slices.Sorted(maps.Keys(m.routes))
+	for _, pattern := range patterns {
 		t := m.routes[pattern]
 		x.addEach("http_requests_total", t.labels+",code", t.codes)
 	}
-	for _, pattern := range m.patterns {
+	for _, pattern := range patterns {
 		t, count := m.routes[pattern], 0.0
 		for bound := range strings.FieldsSeq(bounds) {
 			count += t.buckets[bound]
