@@ -311,13 +311,6 @@ func (x *exposition) add(family string, value float64, suffix ...string) {
 	x.page = append(x.page, '\n')
 }
 
-// addAll adds families of one sample each.
-func (x *exposition) addAll(samples values) {
-	for _, family := range slices.Sorted(maps.Keys(samples)) {
-		x.add(family, samples[family])
-	}
-}
-
 // addEach adds a sample for each value of the last of these labels. What has no name is left out.
 func (x *exposition) addEach(family, labels string, samples values) {
 	for _, name := range slices.Sorted(maps.Keys(samples)) {
@@ -333,7 +326,7 @@ func (s *service) exposeMetrics(w *response, _ *http.Request) error {
 	x := &exposition{heads: s.metrics.heads, page: make([]byte, 0, 32<<10)}
 	s.metrics.exposeCounters(x)
 	s.exposeState(x, w.start)
-	s.metrics.exposeRuntime(x)
+	s.exposeProcess(x, w.start)
 	w.Header().Del("Cache-Control")
 	return w.send(http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x.page)
 }
@@ -361,7 +354,7 @@ func (m *metrics) exposeCounters(x *exposition) {
 	x.addEach("task_errors_total", "{error_code", m.failures)
 }
 
-// exposeState adds what the service knows of itself, of its process and of its host.
+// exposeState adds what the service knows of itself and of its host.
 func (s *service) exposeState(x *exposition, now time.Time) {
 	total, _ := s.store.state()
 	x.add("http_requests_in_flight", float64(s.metrics.inFlight.Load()))
@@ -370,9 +363,6 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	x.add("tasks_capacity", float64(s.maxTasks))
 	x.add("log_written_bytes_total", float64(s.logFile.written.Load()))
 	x.add("log_lost_bytes_total", float64(s.logFile.lost.Load()))
-	x.add("process_start_time_seconds", float64(s.started.UnixMilli())/1000)
-	process, _ := s.process.fresh(now)
-	x.addAll(process)
 
 	// Nothing in these labels needs an escape.
 	x.add("go_info", 1, `{version="`, runtime.Version(), `"}`)
@@ -395,17 +385,22 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	x.addEach("health_check_status", "{check", healthy)
 }
 
-// exposeRuntime adds what the Go runtime tells. All sources together are read in little more time
-// than one of them. (runtime.ReadMemStats would stop the world.)
-func (m *metrics) exposeRuntime(x *exposition) {
-	sources, sums := slices.Clone(m.sources), values{} // a clone, because Read writes into it
+// exposeProcess adds what the system and the Go runtime tell of the process. All sources together
+// are read in little more time than one of them. (runtime.ReadMemStats would stop the world.)
+func (s *service) exposeProcess(x *exposition, now time.Time) {
+	numbers := values{"process_start_time_seconds": float64(s.started.UnixMilli()) / 1000}
+	process, _ := s.process.fresh(now)
+	maps.Copy(numbers, process)
+	sources := slices.Clone(s.metrics.sources) // because Read writes into it
 	runtimemetrics.Read(sources)
 	for i, source := range sources {
 		if source.Value.Kind() == runtimemetrics.KindUint64 { // else it is unknown to this Go
-			sums[m.sums[i]] += float64(source.Value.Uint64())
+			numbers[s.metrics.sums[i]] += float64(source.Value.Uint64())
 		}
 	}
-	x.addAll(sums)
+	for _, family := range slices.Sorted(maps.Keys(numbers)) {
+		x.add(family, numbers[family])
+	}
 
 	gc := debug.GCStats{PauseQuantiles: make([]time.Duration, 5)}
 	debug.ReadGCStats(&gc)
