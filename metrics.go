@@ -254,13 +254,11 @@ func newMetrics() *metrics {
 	return m
 }
 
-// add makes the series of a pattern of the mux.
-func (m *metrics) add(pattern, method, route string, statuses ...int) {
+// add makes the series of a pattern of the mux, with the two statuses that nobody has to wait for.
+func (m *metrics) add(pattern, method, route string, status, other int) {
 	labels := `{method="` + method + `",route="` + route + `"`
-	m.routes[pattern] = &traffic{labels: labels, codes: values{}, buckets: values{}}
-	for _, status := range statuses {
-		m.routes[pattern].codes[strconv.Itoa(status)] = 0
-	}
+	codes := values{strconv.Itoa(status): 0, strconv.Itoa(other): 0}
+	m.routes[pattern] = &traffic{labels: labels, codes: codes, buckets: values{}}
 }
 
 // count counts one answer. What add does not know is a request that no route answers; category
