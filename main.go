@@ -145,19 +145,17 @@ func parseFlags(args []string) (c config, err error) {
 	fs.DurationVar(&c.shutdownTimeout, "shutdown-timeout", 10*time.Second, "time to end requests")
 	version := fs.Bool("version", false, "print version, revision and Go version, and exit")
 
-	switch err = fs.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		c.answer, err = help.String(), nil
-	case err == nil && *version:
+	if err = fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return config{answer: help.String()}, nil
+	}
+	if err = cmp.Or(err, c.check(fs.NArg())); err != nil {
+		return c, fmt.Errorf("%w (%w)", err, errUsage)
+	}
+	if *version {
 		number, revision := buildInfo()
 		c.answer = fmt.Sprintln("taskapi", number, revision, runtime.Version())
-	case err == nil:
-		err = c.check(fs.NArg())
 	}
-	if err != nil {
-		err = fmt.Errorf("%w (%w)", err, errUsage)
-	}
-	return c, err
+	return c, nil
 }
 
 // check returns an error for a rule that the flags break. args is the number of other arguments.
