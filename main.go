@@ -38,7 +38,6 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
-	"net/url"
 	"os"
 	"os/signal"
 	"regexp"
@@ -467,6 +466,10 @@ func (s *service) guard(w *response, r *http.Request, preflight bool) error {
 	return newError(unauthorized, "a valid bearer token is needed")
 }
 
+// thisHost is the form of a Host header that names this host: localhost or a loopback address, with
+// any port.
+var thisHost = regexp.MustCompile(`(?i)^(localhost|127\.[0-9.]+|\[::1\])(:[0-9]*)?$`)
+
 // isFromThisHost reports whether the client is a program on this host that talks to the service
 // directly. A proxy adds one of these headers. A web page whose name was pointed at this host (DNS
 // rebinding) asks for that name.
@@ -474,10 +477,7 @@ func isFromThisHost(r *http.Request) bool {
 	proxied := r.Header["X-Forwarded-For"] != nil || r.Header["Forwarded"] != nil ||
 		r.Header["X-Real-Ip"] != nil || r.Header["Via"] != nil
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
-	name := (&url.URL{Host: r.Host}).Hostname()
-	addr, _ := netip.ParseAddr(name)
-	isHere := addr.IsLoopback() || strings.EqualFold(name, "localhost")
-	return isHere && peer.Addr().Unmap().IsLoopback() && !proxied
+	return peer.Addr().Unmap().IsLoopback() && thisHost.MatchString(r.Host) && !proxied
 }
 
 // --- Listening, serving and stopping ---
