@@ -452,14 +452,13 @@ func (s *service) guard(w *response, r *http.Request, preflight bool) error {
 		return nil
 	}
 
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	isBearer := strings.EqualFold(scheme, "Bearer")
-	token = strings.TrimLeft(token, " ")
-	if isBearer && subtle.ConstantTimeCompare([]byte(token), []byte(s.token)) == 1 {
-		return nil
-	}
 	challenge := `Bearer realm="taskapi"` // RFC 6750 section 3
-	if isBearer {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Bearer") {
+		given := []byte(strings.TrimLeft(token, " "))
+		if subtle.ConstantTimeCompare(given, []byte(s.token)) == 1 {
+			return nil
+		}
 		challenge += `, error="invalid_token"`
 	}
 	w.Header().Set("WWW-Authenticate", challenge)
