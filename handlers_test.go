@@ -2401,7 +2401,7 @@ func TestDocumentsAreInStep(t *testing.T) {
 			codes = append(codes, fmt.Sprint(code.status, ":", code.Name))
 		}
 	}
-	details := find(source, `detailCode = "(\w+)"`)
+	details := find(source, `(?:field|name|"\w+"), "([A-Z_]+)", "`)
 	same("errorCodes", find(source, `= errorCode\{"(\w*)", (\d+), .*, "(\w*)"\}`), declared)
 	same("errors of README.md", find(readme, "(?m)^\\| (\\d+) \\| `([A-Z_]+)` \\| .*[a-z]"), codes)
 	same("errors of openapi.json", enum("ErrorEnvelope", "error_code"),

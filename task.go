@@ -100,20 +100,20 @@ func (s *service) storage(w *response, r *http.Request) error {
 func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) error {
 	broken := newError(validationError, "the input breaks the rules in details")
 	params, err := url.ParseQuery(r.URL.RawQuery)
-	broken.require(err == nil, "query", invalidValue, "must be well formed")
+	broken.require(err == nil, "query", "INVALID_VALUE", "must be well formed")
 	for _, name := range slices.Sorted(maps.Keys(params)) {
 		isKnown := name == "limit" || name == "after"
 		isOne := len(params[name]) == 1 && params[name][0] != ""
-		broken.require(isKnown, name, unknownField, "is not known; known are limit and after")
-		broken.require(isOne || !isKnown, name, invalidValue, "must have one value")
+		broken.require(isKnown, name, "UNKNOWN_FIELD", "is not known; known are limit and after")
+		broken.require(isOne || !isKnown, name, "INVALID_VALUE", "must have one value")
 	}
 
 	limit, err := strconv.Atoi(cmp.Or(params.Get("limit"), strconv.Itoa(defaultPage)))
 	isNumber := err == nil && 1 <= limit && limit <= maxPage
-	broken.require(isNumber, "limit", invalidValue, "must be from 1 to %d", maxPage)
+	broken.require(isNumber, "limit", "INVALID_VALUE", "must be from 1 to %d", maxPage)
 	after := params.Get("after")
 	isStored := after == "" || s.store.get(after) != nil
-	broken.require(isStored, "after", invalidValue, "must be the task_id of a stored task")
+	broken.require(isStored, "after", "INVALID_VALUE", "must be the task_id of a stored task")
 	if len(broken.Details) > 0 {
 		return broken
 	}
@@ -219,14 +219,14 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 		value, given := members[field]
 		text, isText := value.(string)
 		texts[i] = defaults[field]
-		broken.require(given || texts[i] != "", field, required, "must be given")
-		broken.require(isText || !given, field, invalidType, "must be a string")
+		broken.require(given || texts[i] != "", field, "REQUIRED", "must be given")
+		broken.require(isText || !given, field, "INVALID_TYPE", "must be a string")
 		if isText {
 			texts[i] = strings.Clone(broken.checkText(field, text)) // so that no blanks are stored
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
-		broken.require(slices.Contains(fields, name), name, unknownField, "is none of %s", fields)
+		broken.require(slices.Contains(fields, name), name, "UNKNOWN_FIELD", "is not in %s", fields)
 	}
 	if len(broken.Details) > 0 {
 		return texts, broken
@@ -241,10 +241,10 @@ func (e *apiError) checkText(field, given string) string {
 	size := utf8.RuneCountInString(text)
 	control := strings.ContainsFunc(text, unicode.IsControl)
 	damaged := strings.ContainsRune(text, utf8.RuneError)
-	e.require(strings.ContainsFunc(text, isVisible), field, required, "must not look empty")
-	e.require(size <= maxText, field, tooLong, "must have at most %d characters", maxText)
-	e.require(!control, field, invalidCharacter, "must not have control characters")
-	e.require(!damaged, field, invalidCharacter, "must not have U+FFFD: it was damaged on its way")
+	e.require(strings.ContainsFunc(text, isVisible), field, "REQUIRED", "must not look empty")
+	e.require(size <= maxText, field, "TOO_LONG", "must have at most %d characters", maxText)
+	e.require(!control, field, "INVALID_CHARACTER", "must not have control characters")
+	e.require(!damaged, field, "INVALID_CHARACTER", "must not have U+FFFD: it was damaged")
 	if control {
 		e.errorCode = controlCharacter
 	}
@@ -296,23 +296,11 @@ func errorCodes() []errorCode {
 		internalError, panicked, storeFull, unhealthy}
 }
 
-// detailCode is the kind of rule that a field or parameter breaks.
-type detailCode string
-
-const (
-	required         detailCode = "REQUIRED"
-	tooLong          detailCode = "TOO_LONG"
-	invalidType      detailCode = "INVALID_TYPE"
-	invalidCharacter detailCode = "INVALID_CHARACTER"
-	unknownField     detailCode = "UNKNOWN_FIELD"
-	invalidValue     detailCode = "INVALID_VALUE"
-)
-
-// detail is one rule that a request breaks. The message says what must be.
+// detail is one rule that a request breaks.
 type detail struct {
-	Field   string     `json:"field"`
-	Code    detailCode `json:"code"`
-	Message string     `json:"message"`
+	Field   string `json:"field"`
+	Code    string `json:"code"`    // the kind of rule: README.md lists them
+	Message string `json:"message"` // what must be
 }
 
 // apiError is an error that the client is told about, in the envelope that all errors have.
@@ -331,13 +319,13 @@ func newError(code errorCode, message string) *apiError {
 // badJSON says why a body cannot be read, and at which byte, counted from 1.
 func badJSON(reason string, at int) *apiError {
 	e := newError(malformedJSON, "the body is not one JSON object in UTF-8")
-	e.Details = []detail{{"body", invalidValue, fmt.Sprintf("%s (at byte %d)", reason, max(1, at))}}
+	e.require(false, "body", "INVALID_VALUE", "%s (at byte %d)", reason, max(1, at))
 	return e
 }
 
 // require adds a detail unless a rule is kept, but not more than maxDetails: many mistakes do not
-// make a long answer. The message says what must be.
-func (e *apiError) require(kept bool, field string, code detailCode, message string, args ...any) {
+// make a long answer.
+func (e *apiError) require(kept bool, field, code, message string, args ...any) {
 	if !kept && len(e.Details) < maxDetails {
 		e.Details = append(e.Details, detail{field, code, fmt.Sprintf(message, args...)})
 	}
