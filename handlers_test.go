@@ -1950,10 +1950,10 @@ func TestProgram(t *testing.T) {
 				want := "HTTP/1.1 201 Created…\r\nConnection: close\r\n…task created…"
 				equal(t, want+string(got), matches(string(got), want), true)
 			} else if end == "killed" { // by a second signal
-				p.signal(t, os.Interrupt)
+				p.signal(t, syscall.SIGTERM)
 			}
 			p.cmd.Wait()
-			status := map[string]int{"cut off": 1, "killed": 1}[end]
+			status := map[string]int{"cut off": 1, "killed": -1}[end]
 			equal(t, "exit status", p.cmd.ProcessState.ExitCode(), status)
 		})
 	}
