@@ -92,7 +92,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer s.logFile.flush()
-	go s.logFile.reopenOn(hangups, s.log)
+	go s.logFile.reopenOn(hangups, cfg.logFile, s.log)
 	return s.serve(ctx, ln)
 }
 
@@ -250,8 +250,8 @@ type service struct {
 func newService(cfg config, stderr io.Writer) (*service, error) {
 	started := time.Now()
 	token, tokenErr := readToken(cfg.tokenFile)
-	out := &logFile{path: cfg.logFile, out: stderr, stderr: stderr}
-	if err := cmp.Or(tokenErr, out.open()); err != nil {
+	out := &logFile{out: stderr, stderr: stderr}
+	if err := cmp.Or(tokenErr, out.open(cfg.logFile)); err != nil {
 		return nil, err
 	}
 	log := slog.New(newLogHandler(out, cfg.logFormat, cfg.logLevel))

@@ -118,7 +118,6 @@ func newLogHandler(out io.Writer, format, lowest string) slog.Handler {
 // its end, together: under load, a system call for each line would take at least a tenth of the
 // time of a request.
 type logFile struct {
-	path          string    // empty for standard error
 	stderr        io.Writer // is told when lines begin to get lost
 	written, lost atomic.Int64
 
@@ -130,14 +129,14 @@ type logFile struct {
 	err   error  // of the last write
 }
 
-// open opens the file at the path, if there is one, instead of what is open. If that fails, the log
+// open opens the file at path, if there is one, instead of what is open. If that fails, the log
 // goes on where it was.
-func (l *logFile) open() error {
-	if l.path == "" {
+func (l *logFile) open(path string) error {
+	if path == "" {
 		return nil
 	}
 	l.flush()
-	file, err := os.OpenFile(l.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o640)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o640)
 	if err != nil {
 		return err
 	}
@@ -155,10 +154,10 @@ func (l *logFile) open() error {
 	return nil
 }
 
-// reopenOn reopens the file at each signal: logrotate has moved it away.
-func (l *logFile) reopenOn(signals <-chan os.Signal, log *slog.Logger) {
+// reopenOn opens the file again at each signal: logrotate has moved it away.
+func (l *logFile) reopenOn(signals <-chan os.Signal, path string, log *slog.Logger) {
 	for range signals {
-		if err := l.open(); err != nil {
+		if err := l.open(path); err != nil {
 			log.Error("the log file cannot be reopened", "cause", err)
 		}
 	}
@@ -197,7 +196,7 @@ func (l *logFile) write() {
 	if n > 0 {
 		l.torn = l.lines[n-1] != '\n'
 	}
-	if err != nil && l.err == nil && l.path != "" {
+	if err != nil && l.err == nil && l.out != l.stderr {
 		fmt.Fprintln(l.stderr, "taskapi: the log cannot be written, lines are lost:", err)
 	}
 	l.err, l.lines = err, l.lines[:0]
