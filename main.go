@@ -92,7 +92,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer s.logFile.flush()
-	go s.logFile.reopenOn(hangups, cfg.logFile, s.log)
+	go func() {
+		for range hangups { // logrotate has moved the file away
+			if err := s.logFile.open(cfg.logFile); err != nil {
+				s.log.Error("the log file cannot be reopened", "cause", err)
+			}
+		}
+	}()
 	return s.serve(ctx, ln)
 }
 

@@ -154,15 +154,6 @@ func (l *logFile) open(path string) error {
 	return nil
 }
 
-// reopenOn opens the file again at each signal: logrotate has moved it away.
-func (l *logFile) reopenOn(signals <-chan os.Signal, path string, log *slog.Logger) {
-	for range signals {
-		if err := l.open(path); err != nil {
-			log.Error("the log file cannot be reopened", "cause", err)
-		}
-	}
-}
-
 // Write implements io.Writer. It waits while out does: a slow disk does not fill the memory.
 func (l *logFile) Write(line []byte) (int, error) {
 	l.mu.Lock()
