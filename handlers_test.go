@@ -2395,7 +2395,7 @@ func TestDocumentsAreInStep(t *testing.T) {
 	same("operations of openapi.json", slices.Collect(maps.Keys(operations)),
 		append(routes, unmatched))
 
-	for _, code := range errorCodes() {
+	for _, code := range errorCodes {
 		declared = append(declared, fmt.Sprint(code.Name, ":", code.status, ":", code.category))
 		if code.Name != "" {
 			codes = append(codes, fmt.Sprint(code.status, ":", code.Name))

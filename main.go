@@ -41,8 +41,6 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -151,8 +149,8 @@ func parseFlags(args []string) (c config, err error) {
 		return c, fmt.Errorf("%w (%w)", err, errUsage)
 	}
 	if *version {
-		number, revision := buildInfo()
-		c.answer = fmt.Sprintln("taskapi", number, revision, runtime.Version())
+		number, revision, goVersion := buildInfo()
+		c.answer = fmt.Sprintln("taskapi", number, revision, goVersion)
 	}
 	return c, nil
 }
@@ -218,14 +216,6 @@ func readToken(path string) (token string, err error) {
 	return token, err
 }
 
-// buildInfo returns the version and the revision that the go command has recorded.
-func buildInfo() (version, revision string) {
-	info, _ := debug.ReadBuildInfo() // go build and go run always record it
-	_, rest, _ := strings.Cut(info.String(), "vcs.revision=")
-	revision, _, _ = strings.Cut(rest, "\n")
-	return cmp.Or(info.Main.Version, "(devel)"), cmp.Or(revision, "unknown")
-}
-
 // --- The service and its routes ---
 
 const serviceName = "Task Management API"
@@ -233,11 +223,11 @@ const serviceName = "Task Management API"
 // service is the state of the program.
 type service struct {
 	config
-	version, revision string
-	started           time.Time
-	draining          atomic.Bool // set once, when the service is asked to stop
+	version, revision, goVersion string
+	started                      time.Time
+	draining                     atomic.Bool // set once, when the service is asked to stop
 
-	mux         *http.ServeMux
+	mux         http.ServeMux
 	routes      map[string]route // by pattern of the mux
 	methods     string           // of the API, for the answer to a preflight
 	token       string
@@ -268,12 +258,11 @@ func newService(cfg config, stderr io.Writer) (*service, error) {
 	}
 
 	s := &service{
-		config: cfg, started: started, token: token,
-		mux: http.NewServeMux(), routes: map[string]route{},
+		config: cfg, started: started, token: token, routes: map[string]route{},
 		store: tasks, metrics: newMetrics(), logFile: out, log: log,
 		host: newHostSensors(cfg), process: &sensor{name: "process", read: readProcess},
 	}
-	s.version, s.revision = buildInfo()
+	s.version, s.revision, s.goVersion = buildInfo()
 	s.handleAll(s.api())
 	return s, nil
 }

@@ -13,7 +13,6 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"runtime"
 	"runtime/debug"
 	runtimemetrics "runtime/metrics"
 	"slices"
@@ -123,10 +122,11 @@ type logFile struct {
 
 	mu    sync.Mutex // guards what follows
 	out   io.Writer
-	lines []byte // not written yet
-	busy  bool   // lines have been written within the last millisecond
-	torn  bool   // out ends inside a line
-	err   error  // of the last write
+	file  *os.File // the same, but nil for standard error
+	lines []byte   // not written yet
+	busy  bool     // lines have been written within the last millisecond
+	torn  bool     // out ends inside a line
+	err   error    // of the last write
 }
 
 // open opens the file at path, if there is one, instead of what is open. If that fails, the log
@@ -147,10 +147,8 @@ func (l *logFile) open(path string) error {
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if old, ok := l.out.(*os.File); ok && l.out != l.stderr {
-		old.Close()
-	}
-	l.out, l.torn = file, last[0] != '\n'
+	l.file.Close() // does nothing if there is none
+	l.out, l.file, l.torn = file, file, last[0] != '\n'
 	return nil
 }
 
@@ -187,7 +185,7 @@ func (l *logFile) write() {
 	if n > 0 {
 		l.torn = l.lines[n-1] != '\n'
 	}
-	if err != nil && l.err == nil && l.out != l.stderr {
+	if err != nil && l.err == nil && l.file != nil {
 		fmt.Fprintln(l.stderr, "taskapi: the log cannot be written, lines are lost:", err)
 	}
 	l.err, l.lines = err, l.lines[:0]
@@ -238,7 +236,7 @@ func newMetrics() *metrics {
 		}
 	}
 	m.add("", "other", "unmatched", notFound.status, methodNotAllowed.status)
-	for _, code := range errorCodes() {
+	for _, code := range errorCodes {
 		m.events[code.category], m.failures[code.Name] = 0, 0
 	}
 	return m
@@ -353,9 +351,9 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	x.add("log_lost_bytes_total", float64(s.logFile.lost.Load()))
 
 	// Nothing in these labels needs an escape.
-	x.add("go_info", 1, `{version="`, runtime.Version(), `"}`)
+	x.add("go_info", 1, `{version="`, s.goVersion, `"}`)
 	x.add("taskapi_build_info", 1, `{version="`, s.version, `",revision="`, s.revision,
-		`",goversion="`, runtime.Version(), `"}`)
+		`",goversion="`, s.goVersion, `"}`)
 
 	ages, healthy := values{}, values{}
 	for _, sensor := range s.host {
@@ -371,6 +369,14 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	}
 	x.addEach("system_sample_age_seconds", "{reading", ages)
 	x.addEach("health_check_status", "{check", healthy)
+}
+
+// buildInfo returns the version and the revision that the go command has recorded, and its own.
+func buildInfo() (version, revision, goVersion string) {
+	info, _ := debug.ReadBuildInfo() // go build and go run always record it
+	_, rest, _ := strings.Cut(info.String(), "vcs.revision=")
+	revision, _, _ = strings.Cut(rest, "\n")
+	return cmp.Or(info.Main.Version, "(devel)"), cmp.Or(revision, "unknown"), info.GoVersion
 }
 
 // exposeProcess adds what the system and the Go runtime tell of the process. All sources together

@@ -108,8 +108,7 @@ func (s *store) restore(file *os.File) (err error) {
 
 	s.restored = len(s.tasks)
 	s.shown = s.restored
-	s.log.Info("tasks read from the data file", "file", file.Name(), "tasks", s.restored,
-		"duration", time.Since(start))
+	s.log.Info("tasks read from the data file", "tasks", s.restored, "duration", time.Since(start))
 	if torn > 0 {
 		s.log.Warn("cutting off a torn last line", "file", file.Name(), "bytes", torn)
 		err = file.Truncate(int64(whole))

@@ -290,11 +290,9 @@ var (
 // statusErrors are for an answer of which only the status is known. 500 stands for 5xx.
 var statusErrors = map[int]errorCode{400: validationError, 404: notFound, 500: internalError}
 
-func errorCodes() []errorCode {
-	return []errorCode{validationError, controlCharacter, malformedJSON, unauthorized, forbidden,
-		notFound, methodNotAllowed, requestTimeout, bodyTooLarge, unsupportedMedia, rateLimited,
-		internalError, panicked, storeFull, unhealthy}
-}
+var errorCodes = [...]errorCode{validationError, controlCharacter, malformedJSON, unauthorized,
+	forbidden, notFound, methodNotAllowed, requestTimeout, bodyTooLarge, unsupportedMedia,
+	rateLimited, internalError, panicked, storeFull, unhealthy}
 
 // detail is one rule that a request breaks.
 type detail struct {
