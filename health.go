@@ -144,9 +144,8 @@ type reading struct {
 var notYet = &reading{err: errors.New("not read yet")}
 
 func newHostSensors(c config) []*sensor {
-	readCPU := new(cpuTimes).read
 	return []*sensor{
-		{name: "cpu", high: c.cpuHigh, ratio: "system_cpu_usage_ratio", read: readCPU},
+		{name: "cpu", high: c.cpuHigh, ratio: "system_cpu_usage_ratio", read: new(cpuTimes).read},
 		{name: "memory", high: c.memoryHigh, ratio: "system_memory_usage_ratio", read: readMemory},
 		{name: "disk", high: c.diskHigh, ratio: "system_disk_usage_ratio", read: c.readDisk},
 	}

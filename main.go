@@ -149,8 +149,7 @@ func parseFlags(args []string) (c config, err error) {
 		return c, fmt.Errorf("%w (%w)", err, errUsage)
 	}
 	if *version {
-		number, revision, goVersion := buildInfo()
-		c.answer = fmt.Sprintln("taskapi", number, revision, goVersion)
+		c.answer = "taskapi " + fmt.Sprintln(buildInfo())
 	}
 	return c, nil
 }

@@ -59,7 +59,6 @@ type dataFile interface {
 // Without a path, the tasks are in memory only. A file may hold more tasks than the capacity.
 func openStore(path string, capacity int, log *slog.Logger) (*store, error) {
 	s := &store{capacity: capacity, log: log, index: map[string]int{}}
-	s.tasks = []*Task{} // not nil, which would be null in JSON
 	s.written = sync.NewCond(&s.mu)
 	if path == "" {
 		return s, nil
@@ -71,16 +70,6 @@ func openStore(path string, capacity int, log *slog.Logger) (*store, error) {
 	}
 	s.file = file
 	return s, s.restore(file)
-}
-
-// syncFolder lets the names of new files survive a power cut. Windows cannot do that.
-func syncFolder(path string) error {
-	folder, err := os.Open(path)
-	if err == nil && runtime.GOOS != "windows" {
-		err = folder.Sync()
-	}
-	folder.Close() // does nothing if there is no folder
-	return err
 }
 
 // restore reads the tasks of a file. It changes the file only if all its lines are valid: then it
@@ -113,8 +102,15 @@ func (s *store) restore(file *os.File) (err error) {
 		s.log.Warn("cutting off a torn last line", "file", file.Name(), "bytes", torn)
 		err = file.Truncate(int64(whole))
 	}
-	// The file may be new, or the last process may have been killed before it could sync it.
-	return cmp.Or(err, file.Sync(), syncFolder(filepath.Dir(file.Name())))
+
+	// The last process may have been killed before it could sync the file. And if the file is new,
+	// its name survives a power cut only in a folder that is synced, which Windows cannot do.
+	folder, folderErr := os.Open(filepath.Dir(file.Name()))
+	if folderErr == nil && runtime.GOOS != "windows" {
+		folderErr = folder.Sync()
+	}
+	folder.Close()
+	return cmp.Or(err, file.Sync(), folderErr)
 }
 
 // put gives a task the next number. It needs the lock. Tasks are never removed, so numbers stay.
@@ -220,7 +216,7 @@ func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	if end < s.shown {
 		next = s.tasks[end-1].ID
 	}
-	return s.tasks[start:end:end], next // without room behind end, nobody can append into tasks
+	return append([]*Task{}, s.tasks[start:end]...), next // never nil, which is null in JSON
 }
 
 // limiter is a token bucket. It keeps no count of tokens but the time at which the bucket will be

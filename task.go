@@ -240,11 +240,10 @@ func (e *apiError) checkText(field, given string) string {
 	text := strings.TrimSpace(given)
 	size := utf8.RuneCountInString(text)
 	control := strings.ContainsFunc(text, unicode.IsControl)
-	damaged := strings.ContainsRune(text, utf8.RuneError)
+	isClean := !control && !strings.ContainsRune(text, utf8.RuneError) // the mark of damaged text
 	e.require(strings.ContainsFunc(text, isVisible), field, "REQUIRED", "must not look empty")
 	e.require(size <= maxText, field, "TOO_LONG", "must have at most %d characters", maxText)
-	e.require(!control, field, "INVALID_CHARACTER", "must not have control characters")
-	e.require(!damaged, field, "INVALID_CHARACTER", "must not have U+FFFD: it was damaged")
+	e.require(isClean, field, "INVALID_CHARACTER", "must not have control characters or U+FFFD")
 	if control {
 		e.errorCode = controlCharacter
 	}
