@@ -109,7 +109,7 @@ func (s *store) restore(file *os.File) (err error) {
 	if folderErr == nil && runtime.GOOS != "windows" {
 		folderErr = folder.Sync()
 	}
-	folder.Close()
+	folder.Close() // does nothing if it could not be opened
 	return cmp.Or(err, file.Sync(), folderErr)
 }
 
