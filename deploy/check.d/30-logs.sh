@@ -145,7 +145,8 @@ with_syslog() {
   exec "$taskapi" "$@" 2> >(tee "$logs/written" | logger --size 64KiB --socket "$logs/syslog" --tag taskapi --socket-errors=on)
 }
 
-# every_form: the same line is filed as it is, in whatever form it comes.
+# every_form: the same line is filed as it is, in whatever form it comes. (rsyslog reads its connections side by side, so
+# their order is not part of it.)
 every_form() {
   local line='time=2025-10-23T10:30:00Z level=INFO msg="x  y" last=  ' form
   local forms=('' --rfc3164 --rfc5424 '--rfc5424 --octet-count' '--rfc5424=notime --id' '--rfc5424=notq,nohost'
@@ -154,12 +155,15 @@ every_form() {
     # shellcheck disable=SC2086 # these are options
     logger --server 127.0.0.1 --port "$tcp" --tcp --tag taskapi $form "$line" || return
   done
-  logger --socket "$logs/syslog" --tag taskapi --id=12 "$line" && logger --socket "$logs/syslog" --tag taskapi '{"time":0}' &&
-    until_true 5 grep -F '{"time":0}' "$logs/filed/task_management.log" || return
-  sleep 0.5
+  logger --socket "$logs/syslog" --tag taskapi --id=12 "$line" && logger --socket "$logs/syslog" --tag taskapi '{"time":0}' ||
+    return
+  until_true 5 all_forms || return
+  sleep 0.5 # nothing comes twice
   cat -A "$logs/filed/task_management.log"
-  diff "$logs/filed/task_management.log" <(printf '%s\n' "${forms[@]/*/"$line"}" "$line" '{"time":0}')
+  diff <(sort "$logs/filed/task_management.log") <(printf '%s\n' "${forms[@]/*/"$line"}" "$line" '{"time":0}' | sort)
 }
+
+all_forms() { [ "$(wc -l <"$logs/filed/task_management.log")" -ge $((${#forms[@]} + 2)) ]; }
 
 # one_of_each: requests whose lines have the categories that need no waiting.
 one_of_each() {
