@@ -1,7 +1,8 @@
 package main
 
-// Health: four routes for four askers, and the sensors that let them answer from memory. A hung
-// file system blocks whoever asks how full it is, so nothing that handles a request may ask.
+// Health: four routes, each for somebody else, and the sensors that let them answer from memory. A
+// hung file system blocks whoever asks how full it is, so only the sensors ask, and no handler. (A
+// -log-file that hangs still holds up every answer: its line comes first. See logFile.Write.)
 
 import (
 	"cmp"
@@ -23,8 +24,8 @@ import (
 // --- The four routes ---
 
 // summary answers GET /health, for a person or a load balancer, and GET /health/liveness, for
-// whoever restarts the process. It looks at nothing, because a restart would not help against a
-// full disk or a busy host.
+// whoever restarts the process. The status never varies: that there is an answer is the answer. It
+// looks at nothing, because a restart would not help against a full disk or a busy host.
 func (s *service) summary(status string) handler {
 	return func(w *response, _ *http.Request) error { return s.sendSummary(w, status, nil) }
 }
@@ -165,12 +166,12 @@ func startSensors(ctx context.Context, log *slog.Logger, sensors []*sensor) {
 
 // sample reads the sensor once. The cause of a failure goes to the log and nowhere else.
 func (s *sensor) sample(log *slog.Logger) {
-	values, err := s.read()
+	numbers, err := s.read()
 	if err != nil {
 		log.Warn("a reading failed", "reading", s.name, "cause", err)
 		err = errors.New("the reading failed")
 	}
-	s.last.Store(&reading{time.Now(), values, err})
+	s.last.Store(&reading{time.Now(), numbers, err})
 }
 
 // fresh returns the values of the last reading, or why it is of no use.
@@ -206,7 +207,7 @@ func (last *cpuTimes) read() (values, error) {
 
 	// If no time has passed, or a counter has gone back, the last percentage still stands. Iowait
 	// is known to go back.
-	total := busy - last.busy + idle - last.idle
+	total := (busy - last.busy) + (idle - last.idle)
 	if total > 0 && busy >= last.busy && idle >= last.idle && t.Iowait >= last.iowait {
 		last.percent = usedPercent(idle-last.idle, total)
 	}

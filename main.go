@@ -19,8 +19,8 @@
 package main
 
 // This file is the frame of the program. It leads from the command line to a config, from the
-// config to a service, and from its first request to its last. The handlers are in task.go,
-// health.go and metrics.go.
+// config to a service, and from its first request to its last. Of the handlers, it has those that
+// are about no single subject; the others are in task.go, health.go and metrics.go.
 
 import (
 	"cmp"
@@ -72,7 +72,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	// Otherwise, a write to a broken standard error would end the process, and its tasks.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, release := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, release) // a second signal ends the process, as if it were any other
+	context.AfterFunc(ctx, release) // gives signals their default back: a second one kills
 
 	hangups := make(chan os.Signal, 1)
 	if cfg.logFile != "" { // without a log file, SIGHUP keeps its default action
@@ -111,7 +111,7 @@ type config struct {
 	slow, drain, shutdownTimeout                         time.Duration
 	cpuHigh, memoryHigh, diskHigh                        float64
 
-	answer string // to -h or -version: what to print instead of serving
+	answer string // what -h or -version prints; empty if the service is to start
 }
 
 // errUsage is in every error that is a mistake in the command line.
@@ -121,7 +121,7 @@ var errUsage = errors.New("taskapi -h lists the flags")
 func parseFlags(args []string) (c config, err error) {
 	var help strings.Builder
 	fs := flag.NewFlagSet("taskapi", flag.ContinueOnError)
-	fs.SetOutput(&help) // which stays unread after a mistake: main prints one line, no page
+	fs.SetOutput(&help) // for -h; after a mistake, main prints one line and not all of this
 	fs.StringVar(&c.addr, "addr", "127.0.0.1:8000", "listen on `host:port`; systemd's socket wins")
 	fs.IntVar(&c.maxTasks, "max-tasks", 1_000_000, "store at most this `number` of tasks")
 	fs.StringVar(&c.dataFile, "data-file", "", "keep the tasks in this `file` (default in memory)")
@@ -180,18 +180,21 @@ func (c *config) check(args int) error {
 var originForm = regexp.MustCompile(`^(https?)://` +
 	`((?:[a-z0-9_-]+\.)*[a-z0-9_-]+\.?|\[[0-9a-f:]+\])(?::([1-9][0-9]*))?$`)
 
-// setOrigins takes the value of -cors-origins. What no browser would send could never match.
+// setOrigins takes the value of -cors-origins. An origin that no browser sends could never match:
+// it must be a mistake.
 func (c *config) setOrigins(list string) error {
 	c.origins = strings.Split(list, ",")
 	for _, origin := range c.origins {
-		part := append(originForm.FindStringSubmatch(origin), "", "", "", "")
+		part := append(originForm.FindStringSubmatch(origin), "", "", "", "") // empty if it differs
 		scheme, host, port := part[1], strings.Trim(part[2], "[]"), part[3]
 		isDefault := scheme == "http" && port == "80" || scheme == "https" && port == "443"
 		_, portErr := strconv.ParseUint(cmp.Or(port, "1"), 10, 16)
-		// To a browser, a name that ends in a number is an IPv4 address, which it sends in full.
-		_, nameErr := strconv.ParseUint(host[strings.LastIndex(host, ".")+1:], 0, 64)
+
+		// The host is an address as browsers write it, or a name. A name does not end in a number:
+		// to a browser, 127.1 is the address 127.0.0.1.
+		_, numberErr := strconv.ParseUint(host[strings.LastIndex(host, ".")+1:], 0, 64)
 		addr, _ := netip.ParseAddr(host)
-		hostOK := addr.String() == host || !addr.IsValid() && nameErr != nil
+		hostOK := addr.String() == host || !addr.IsValid() && numberErr != nil
 		if scheme == "" || !hostOK || portErr != nil || isDefault {
 			return fmt.Errorf("no browser sends %q as its Origin", origin)
 		}
@@ -252,7 +255,7 @@ func newService(cfg config, stderr io.Writer) (*service, error) {
 	log := slog.New(newLogHandler(out, cfg.logFormat, cfg.logLevel))
 	tasks, err := openStore(cfg.dataFile, cfg.maxTasks, log)
 	if err != nil {
-		out.flush() // what it has said until then
+		out.flush() // the lines that openStore has logged: run flushes only what is started
 		return nil, err
 	}
 
@@ -311,26 +314,32 @@ func (s *service) api() []route {
 // handleAll fills the mux with the API, and with handlers for what is not in it: another method of
 // a path, or no path at all. So 404 and 405 take the same way as any other answer.
 func (s *service) handleAll(api []route) {
-	byPath, all := map[string][]string{}, map[string]bool{} // methods
+	byPath, all := map[string][]string{}, map[string]bool{} // the methods of each path, and of all
 	for _, rt := range api {
 		s.handle(rt)
 		byPath[rt.Path] = append(byPath[rt.Path], rt.Method)
 		all[rt.Method] = true
 	}
 	s.methods = strings.Join(slices.Sorted(maps.Keys(all)), ", ")
+
+	// A pattern without a method takes what the patterns with this path and a method leave.
 	for path, methods := range byPath {
-		allowed := s.routes[methods[0]+" "+path].access
-		s.handle(route{Path: path, access: allowed, handle: wrongMethod(methods)})
+		who := s.routes[methods[0]+" "+path].access
+		s.handle(route{Path: path, access: who, handle: wrongMethod(methods)})
 	}
-	for path, allowed := range map[string]access{
+
+	// A pattern that ends in "/" takes every path below it for which there is no other pattern. A
+	// client that may not use the API must not learn which of its paths exist.
+	for path, who := range map[string]access{
 		"/": anyone, "/api": withToken, "/api/": withToken,
 		"/debug": onThisHost, "/debug/": onThisHost,
 	} {
-		s.handle(route{Path: path, access: allowed, handle: noSuchPath})
+		s.handle(route{Path: path, access: who, handle: noSuchPath})
 	}
 }
 
-// handle adds one route to the mux and, if it belongs to the API, to the metrics.
+// handle adds one route to the mux and, if it belongs to the API, to the metrics. The function that
+// it gives to the mux is the one place where the error of a handler becomes an answer.
 func (s *service) handle(rt route) {
 	pattern := strings.TrimSpace(rt.Method + " " + rt.Path)
 	s.routes[pattern] = rt
@@ -349,8 +358,8 @@ func noSuchPath(*response, *http.Request) error { return newError(notFound, "no 
 // wrongMethod answers requests for a path that has these methods only.
 func wrongMethod(methods []string) handler {
 	return func(w *response, _ *http.Request) error {
-		allowed := strings.Join(slices.Sorted(slices.Values(methods)), ", ")
-		w.Header().Set("Allow", strings.Replace(allowed, "GET", "GET, HEAD", 1))
+		list := strings.Join(slices.Sorted(slices.Values(methods)), ", ")
+		w.Header().Set("Allow", strings.Replace(list, "GET", "GET, HEAD", 1)) // GET takes HEAD, too
 		return newError(methodNotAllowed, "this path has other methods: see the header Allow")
 	}
 }
@@ -375,10 +384,6 @@ func (s *service) openAPI(w *response, _ *http.Request) error {
 
 // profile: GET /debug/pprof/. All profiles are one route, and so one series in the metrics.
 func (s *service) profile(w *response, r *http.Request) error {
-	// Taking a profile may last longer than ReadTimeout, which would cancel it. (The write deadline
-	// is moved by pprof itself.)
-	http.NewResponseController(w).SetReadDeadline(time.Time{})
-
 	name := strings.TrimPrefix(r.URL.Path, "/debug/pprof/")
 	page := map[string]http.HandlerFunc{"cmdline": pprof.Cmdline, "profile": pprof.Profile,
 		"symbol": pprof.Symbol, "trace": pprof.Trace}[name]
@@ -391,15 +396,20 @@ func (s *service) profile(w *response, r *http.Request) error {
 
 // --- What happens to every request ---
 
-// ServeHTTP looks up the route of a request, asks the guard, and lets the mux call the handler,
-// which answers or returns an error (task.go, health.go); an error becomes an answer in sendError.
-// At the end, whatever has happened, record counts the request and logs one line (metrics.go).
+// ServeHTTP looks up the route of a request, asks the guard, and lets the mux call the handler. The
+// handler answers or returns an error, which handle gives to sendError (task.go). At the end,
+// whatever has happened, record counts the request and logs one line (metrics.go).
 func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := s.newResponse(rw, r)
 	s.metrics.inFlight.Add(1)
 	defer s.record(w, r)
+
+	// The mux is asked twice: here for the pattern, because guard and record need it even if no
+	// handler is called, and below to call the handler.
 	_, w.pattern = s.mux.Handler(r)
-	// A browser asks whether a page may send another request (Fetch standard).
+
+	// A preflight: before a browser sends a request of a page from another origin, it asks whether
+	// it may (Fetch standard).
 	preflight := r.Method == http.MethodOptions && r.Header.Get("Origin") != "" &&
 		r.Header.Get("Access-Control-Request-Method") != ""
 
@@ -415,7 +425,8 @@ func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// guard decides whether a request may go on to its handler.
+// guard decides whether a request may go on to its handler: it applies the access of the route. On
+// its way, it sets the headers that let a page of an allowed origin read any answer, even an error.
 func (s *service) guard(w *response, r *http.Request, preflight bool) error {
 	origin := r.Header.Get("Origin")
 	allowed := slices.Contains(s.origins, origin)
@@ -434,12 +445,13 @@ func (s *service) guard(w *response, r *http.Request, preflight bool) error {
 		return noSuchPath(w, r)
 	case rt.access == nobody, rt.access == onThisHost && !isFromThisHost(r):
 		return newError(forbidden, "only for clients on this host, without a proxy in between")
-	case !allowed && (preflight || s.crossOrigin.Check(r) != nil):
+	case !allowed && (preflight || s.crossOrigin.Check(r) != nil): // Check lets reads pass
 		return newError(forbidden, "this origin is not allowed")
-	case rt.access == anyone, s.tokenFile == "", preflight: // which never has a token
+	case rt.access == anyone, s.tokenFile == "", preflight: // a preflight never has a token
 		return nil
 	}
 
+	// From here on, the right token is all that helps.
 	challenge := `Bearer realm="taskapi"` // RFC 6750 section 3
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Bearer") {
@@ -529,11 +541,13 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 			}
 		},
 	}
-	defer server.Close()
+	defer server.Close() // cuts off what finish no longer waits for
+
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
 	s.log.Info("serving", "address", ln.Addr(), "version", s.version, "revision", s.revision)
 	notify("READY=1")
+
 	// The watchdog of systemd hears twice in its interval that the store can be read. If the lock
 	// of the store is never released, systemd ends the service, with the stacks of all goroutines
 	// in the journal, and starts it again.
@@ -559,10 +573,11 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	return finish(&conns, s.shutdownTimeout)
 }
 
-// finish waits until all requests are answered and all connections closed. http.Server.Shutdown
-// would drop a request that is just being read, and hang up on a client that is just sending one:
-// here, a connection without a request has half a second to begin with one. conns has the
-// http.ConnState of each net.Conn.
+// finish waits until all requests are answered. http.Server.Shutdown would lose a request whose
+// header is still on its way: it closes an idle connection at once, and drops what it then reads
+// from a new one. Here, both have half a second to complete the header, which makes them active.
+//
+// conns has the http.ConnState of each net.Conn. What is still open at the end, serve closes.
 func finish(conns *sync.Map, timeout time.Duration) error {
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
 		count := map[any]int{}

@@ -30,20 +30,24 @@ import (
 // whole answer can rely on the counters.
 func (s *service) record(w *response, r *http.Request) {
 	cause := recover()
-	if cause != nil && cause != http.ErrAbortHandler {
+	if cause != nil && cause != http.ErrAbortHandler { // which sendError uses to cut an answer
 		w.note(slog.Any("panic", cause), slog.String("stack", string(debug.Stack())))
 		w.failure = panicked
 	}
+
+	// Before an answer has begun, a panic becomes a 500. After that, the panic goes on to net/http,
+	// which closes the connection: half an answer must not look whole.
 	if w.failure == panicked && w.status == 0 {
 		w.sendError(newError(panicked, "internal error"))
-	} else if cause != nil { // an answer that has begun is cut: half of it must not look whole
+	} else if cause != nil {
 		w.status = cmp.Or(w.status, http.StatusInternalServerError)
 		defer panic(http.ErrAbortHandler)
 	}
-
 	w.status = cmp.Or(w.status, http.StatusOK) // what net/http sends if a handler sends nothing
 
-	// A page of pprof is no error of this service: only its status says what it is.
+	// The level and the category of the line are those of the errorCode. pprof sends its errors
+	// itself, so only the status is known of them. Without an error, this is the zero errorCode,
+	// and the zero Level is INFO.
 	failure := cmp.Or(w.failure, statusErrors[min(w.status, http.StatusInternalServerError)])
 
 	d := time.Since(w.start)
@@ -64,14 +68,15 @@ func (s *service) record(w *response, r *http.Request) {
 		w.note(slog.String("category", failure.category))
 	}
 
-	// What a client can make long is cut: rsyslog takes lines of 8 KiB. A path has no "=", so that
-	// it cannot imitate another field. The route of a 404 or 405 is the pattern that answered; the
-	// metrics call it unmatched.
+	// What a client can make long is cut, because rsyslog takes lines of 8 KiB.
 	method, path := r.Method[:min(len(r.Method), 32)], r.URL.EscapedPath()
 	if len(path) > 1024 {
 		path = path[:1024] + "…"
 	}
-	path = strings.ReplaceAll(path, "=", "%3D")
+	path = strings.ReplaceAll(path, "=", "%3D") // else a path could look like another field
+
+	// Only the patterns of the API have a method and, behind a blank, a path. The others answer 404
+	// and 405: those requests are unmatched, here as in the metrics.
 	_, target, _ := strings.Cut(w.pattern, " ")
 	s.log.LogAttrs(r.Context(), failure.level, msg, append([]slog.Attr{
 		slog.String("method", method), slog.String("route", cmp.Or(target, "unmatched")),
@@ -129,8 +134,8 @@ type logFile struct {
 	err   error    // of the last write
 }
 
-// open opens the file at path, if there is one, instead of what is open. If that fails, the log
-// goes on where it was.
+// open lets the log go on in the file at path, which is created if need be. Without a path, and if
+// the file cannot be opened, the log stays where it is.
 func (l *logFile) open(path string) error {
 	if path == "" {
 		return nil
@@ -140,6 +145,7 @@ func (l *logFile) open(path string) error {
 	if err != nil {
 		return err
 	}
+	// A log that another process has left may end inside a line.
 	last := []byte{'\n'}
 	if end, _ := file.Seek(0, io.SeekEnd); end > 0 {
 		file.ReadAt(last, end-1)
@@ -152,7 +158,8 @@ func (l *logFile) open(path string) error {
 	return nil
 }
 
-// Write implements io.Writer. It waits while out does: a slow disk does not fill the memory.
+// Write implements io.Writer. While out is blocked, so is Write, and with it every request:
+// otherwise, lines without number would gather in memory.
 func (l *logFile) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -170,13 +177,16 @@ func (l *logFile) flush() {
 	l.write()
 }
 
-// write needs the lock. After a torn line, the next ones begin on a line of their own.
+// write writes the lines that wait, and starts the next millisecond. If none wait, the quiet times
+// are back. It needs the lock.
 func (l *logFile) write() {
-	if l.busy = len(l.lines) > 0; !l.busy {
+	l.busy = len(l.lines) > 0
+	if !l.busy {
 		return
 	}
 	time.AfterFunc(time.Millisecond, l.flush)
-	if l.torn {
+
+	if l.torn { // the next line begins on a line of its own
 		l.lines = slices.Insert(l.lines, 0, '\n')
 	}
 	n, err := l.out.Write(l.lines)
@@ -185,6 +195,8 @@ func (l *logFile) write() {
 	if n > 0 {
 		l.torn = l.lines[n-1] != '\n'
 	}
+
+	// The first error of a row is told on standard error, unless that is what has failed.
 	if err != nil && l.err == nil && l.file != nil {
 		fmt.Fprintln(l.stderr, "taskapi: the log cannot be written, lines are lost:", err)
 	}
@@ -193,9 +205,9 @@ func (l *logFile) write() {
 
 // --- The counters ---
 
-// bounds are the upper bounds of the duration histogram, in seconds: fine where an answer from
-// memory takes its time, and exact where the alerts compare. Prometheus 2 and 3 both keep them as
-// they are; Prometheus 3 would rename "1" to "1.0".
+// bounds are the upper bounds of the duration histogram, in seconds. They are close together where
+// most answers are, below 5 ms, and include the 0.1 and 1.0 of the alerts. It is "1.0", because
+// Prometheus 3 would rename "1" to that, and Prometheus 2 would not.
 const bounds = "0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf"
 
 // metrics counts what the service has done since its start.
@@ -215,7 +227,7 @@ type metrics struct {
 type traffic struct {
 	labels  string // nothing in them needs an escape
 	codes   values // by status
-	buckets values // by upper bound: each counts what is in no smaller one
+	buckets values // by upper bound: requests above the bound before; exposeCounters adds them up
 	seconds float64
 }
 
@@ -242,7 +254,8 @@ func newMetrics() *metrics {
 	return m
 }
 
-// add makes the series of a pattern of the mux, with the two statuses that nobody has to wait for.
+// add makes the series of a pattern of the mux, with two statuses that are there at 0 before the
+// first request. Other statuses come with the first answer that has them.
 func (m *metrics) add(pattern, method, route string, status, other int) {
 	labels := `{method="` + method + `",route="` + route + `"`
 	codes := values{strconv.Itoa(status): 0, strconv.Itoa(other): 0}
@@ -269,8 +282,10 @@ func (m *metrics) count(pattern string, status int, d time.Duration, failure err
 
 // --- The metrics as text ---
 
-// families has a row for each: name, type, help, and sources if it is a sum. The go_* and process_*
-// families are those that stock dashboards draw, by the names of client_golang.
+// families has a row for each family of metrics: name, type and help, and, if its value is a sum of
+// metrics of the Go runtime, their names. To add a family, add a row, and, unless it is such a sum,
+// a call of exposition.add below. The go_* and process_* families are those that stock dashboards
+// draw, by the names of client_golang.
 //
 //go:embed deploy/metrics.txt
 var families string
@@ -297,7 +312,8 @@ func (x *exposition) add(family string, value float64, suffix ...string) {
 	x.page = append(x.page, '\n')
 }
 
-// addEach adds a sample for each value of the last of these labels. What has no name is left out.
+// addEach adds a sample for each value of a label. labels ends with the name of that label, as in
+// "{category". A value that is the empty string is left out.
 func (x *exposition) addEach(family, labels string, samples values) {
 	for _, name := range slices.Sorted(maps.Keys(samples)) {
 		if name != "" {
@@ -371,7 +387,8 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	x.addEach("health_check_status", "{check", healthy)
 }
 
-// buildInfo returns the version and the revision that the go command has recorded, and its own.
+// buildInfo returns the version and the revision that the go command has recorded, and the version
+// of Go. -version prints them, too.
 func buildInfo() (version, revision, goVersion string) {
 	info, _ := debug.ReadBuildInfo() // go build and go run always record it
 	_, rest, _ := strings.Cut(info.String(), "vcs.revision=")

@@ -1,9 +1,9 @@
 package main
 
-// State has one owner, and an answer is a promise. Nobody else sees the lock of the store. A task
-// never changes once it is stored, so get and page hand out the tasks themselves, not copies. With
-// a data file, a task that add has accepted is on the disk. The rate limiter is here, too: it is
-// also a lock, a time and a refusal.
+// State has one owner, and an answer is a promise. Only the methods of the store touch its lock. A
+// task never changes once it is stored, so get and page hand out the tasks themselves, not copies.
+// With a data file, a task that add has accepted is on the disk. The ids of tasks come first. The
+// rate limiter is the last part, because it is state behind a lock, too.
 
 import (
 	"bufio"
@@ -24,7 +24,7 @@ import (
 )
 
 // newID returns an id that nobody can guess: 128 random bits. It is hexadecimal, so that no word
-// for which operators search the log can be in it by chance.
+// for which operators search the log, such as ERROR, can be in it by chance.
 func newID() string {
 	var id [16]byte
 	rand.Read(id[:]) // never fails
@@ -38,7 +38,8 @@ type store struct {
 	file     dataFile // nil if the tasks end with the process
 	restored int      // tasks that the file had at the start
 
-	// mu guards what follows. It is not held while the disk is busy, so readers never wait for it.
+	// mu guards what follows. Nobody holds it while the disk is busy, so readers never wait for the
+	// disk.
 	// (A plain Mutex: every section is short, and an RWMutex would make each of them slower.)
 	mu      sync.Mutex
 	tasks   []*Task        // all, in order
@@ -73,14 +74,15 @@ func openStore(path string, capacity int, log *slog.Logger) (*store, error) {
 }
 
 // restore reads the tasks of a file. It changes the file only if all its lines are valid: then it
-// cuts off what follows the last newline, which is what a crash has left of a line.
+// cuts off what follows the last newline, which is what a crash has left of a line. It needs no
+// lock, because nobody else knows the store yet.
 func (s *store) restore(file *os.File) (err error) {
 	start := time.Now()
 	reader := bufio.NewReaderSize(file, 64<<10)
 	whole, torn := 0, 0 // bytes in lines with a newline, and without
 	for {
-		line, err := reader.ReadString('\n')
-		if err == io.EOF {
+		line, readErr := reader.ReadString('\n')
+		if readErr == io.EOF {
 			torn = len(line)
 			break
 		}
@@ -88,7 +90,7 @@ func (s *store) restore(file *os.File) (err error) {
 		if taskErr == nil && s.index[task.ID] > 0 {
 			taskErr = errors.New("its task_id is there twice")
 		}
-		if err = cmp.Or(err, taskErr); err != nil {
+		if err := cmp.Or(readErr, taskErr); err != nil {
 			return fmt.Errorf("%s: line %d: %w", file.Name(), len(s.tasks)+1, err)
 		}
 		s.put(&task)
@@ -154,7 +156,7 @@ func (s *store) add(task Task) error {
 func (s *store) write() {
 	s.writing = true
 	s.mu.Unlock()
-	runtime.Gosched() // requests that are ready to run leave their tasks, too
+	runtime.Gosched() // lets requests that are ready to run add their tasks to this batch
 	s.mu.Lock()
 	batch := s.tasks[s.shown:]
 	s.mu.Unlock()
@@ -175,7 +177,7 @@ func (s *store) write() {
 		s.shown += len(batch)
 		return
 	}
-	// Health checks tell the failure to anybody, so it does not name the path.
+	// Health checks show this error to anybody, so it leaves out the path. The log has it.
 	s.fileErr = fmt.Errorf("the data file has failed: %w", cmp.Or(errors.Unwrap(err), err))
 	s.log.Log(context.Background(), levelCritical, "the data file has failed", "cause", err)
 }
@@ -205,9 +207,9 @@ func (s *store) get(id string) *Task {
 	return nil
 }
 
-// page returns up to limit tasks, oldest first: those after the task with the id after, which get
-// must know, or the first ones if after is empty. next is the id to go on after, empty on the last
-// page.
+// page returns up to limit tasks, oldest first: those that follow the task whose id is after, or
+// the first ones if after is empty. The caller has checked that there is such a task. next is the
+// after of the next page, and empty on the last one.
 func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -219,9 +221,9 @@ func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	return append([]*Task{}, s.tasks[start:end]...), next // never nil, which is null in JSON
 }
 
-// limiter is a token bucket. It keeps no count of tokens but the time at which the bucket will be
-// full again. Each token that is taken delays that by an interval; a whole second away, the bucket
-// is empty. The zero value is a full bucket.
+// limiter is a token bucket. Instead of a count of tokens, it keeps the time at which the bucket is
+// full again: each token that is taken puts that off by an interval. If it is a second away, the
+// bucket is empty. The zero value is a full bucket.
 type limiter struct {
 	mu   sync.Mutex // guards full
 	full time.Time

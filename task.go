@@ -51,7 +51,7 @@ func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // createTask: POST /api/tasks.
 func (s *service) createTask(w *response, r *http.Request) error {
-	text, err := readNewTask(r)
+	text, err := readNewTask(r) // the task_name and the user_id
 	if err != nil {
 		return err
 	}
@@ -155,12 +155,15 @@ func readNewTask(r *http.Request) ([]string, error) {
 	return parseTexts(string(body), map[string]string{"user_id": "system"}, "task_name", "user_id")
 }
 
-// parseStoredTask returns the task in a line of the data file, which obeys the same rules.
+// parseStoredTask returns the task in a line of the data file. Its texts obey the same rules as
+// those of a request.
 func parseStoredTask(line string) (task Task, err error) {
 	text := cutTexts(line)
 	if text == nil {
 		text, err = parseTexts(line, nil, "task_id", "task_name", "user_id", "status", "created_at")
 	}
+
+	// Even with an error, parseTexts returns five texts.
 	random, isID := strings.CutPrefix(text[0], "task_")
 	at, _ := time.Parse(time.RFC3339, text[4])
 	switch {
@@ -174,22 +177,26 @@ func parseStoredTask(line string) (task Task, err error) {
 }
 
 // cutTexts returns the texts of a line that is just as the service writes it, if nothing in it is
-// escaped or breaks a rule, or else nil. Nearly all lines are like that, and to cut them takes a
-// fraction of the time of parsing JSON: a million tasks are to be there in seconds.
+// escaped or breaks a rule, or else nil. Nearly all lines are like that, and cutting them takes a
+// quarter of the time of parsing JSON, so that a million tasks are read in seconds.
 func cutTexts(line string) []string {
 	rest, isStart := strings.CutPrefix(line, `{"task_id":"`)
-	id, rest, _ := strings.Cut(rest, `","task_name":"`) // leaves nothing if this is not there
+	id, rest, _ := strings.Cut(rest, `","task_name":"`) // if it is missing, rest is empty: no isEnd
 	name, rest, _ := strings.Cut(rest, `","user_id":"`)
 	user, rest, _ := strings.Cut(rest, `","status":"pending","created_at":"`)
 	created, isEnd := strings.CutSuffix(rest, `"}`)
-	isPlain := strings.Count(line, `"`) == 20 && !strings.Contains(line, `\`)
+
+	// Five names and five texts have 20 quotes: with any other number, one is inside a text.
+	asWritten := strings.Count(line, `"`) == 20 && !strings.Contains(line, `\`)
 	var broken apiError
 	for _, text := range []string{id, name, user} {
-		isPlain = isPlain && broken.checkText("", text) == text
+		asWritten = asWritten && broken.checkText("", text) == text
 	}
-	if !isStart || !isEnd || !isPlain || broken.Details != nil {
-		return nil // parseTexts takes the blanks off, or says what is wrong
+	if !isStart || !isEnd || !asWritten || broken.Details != nil {
+		return nil // parseTexts trims the texts, or says what is wrong
 	}
+
+	// Copies: the parts would keep the whole line in memory.
 	return []string{strings.Clone(id), strings.Clone(name), strings.Clone(user), pending, created}
 }
 
@@ -201,6 +208,7 @@ func cutTexts(line string) []string {
 func parseTexts(body string, defaults map[string]string, fields ...string) ([]string, error) {
 	texts := make([]string, len(fields))
 	for i, r := range body {
+		// For a broken byte, range gives U+FFFD, which a body may also have of its own.
 		if r == utf8.RuneError && !strings.HasPrefix(body[i:], "\uFFFD") {
 			return texts, badJSON("is not valid UTF-8", i+1)
 		}
@@ -210,9 +218,11 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 	err := json.Unmarshal([]byte(object), &members)
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return texts, badJSON(syntax.Error(), len(body)-len(object)+int(syntax.Offset))
-	} else if members == nil { // any other error is a number out of range: it is nil, and no string
+	} else if members == nil { // an array, a string, null, …
 		return texts, badJSON("must be one JSON object", 1)
 	}
+
+	// The only other error is a number out of range. Its member is nil, and so no string.
 
 	broken := newError(validationError, "the input breaks the rules in details")
 	for i, field := range fields {
@@ -222,7 +232,8 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 		broken.require(given || texts[i] != "", field, "REQUIRED", "must be given")
 		broken.require(isText || !given, field, "INVALID_TYPE", "must be a string")
 		if isText {
-			texts[i] = strings.Clone(broken.checkText(field, text)) // so that no blanks are stored
+			// A copy: the trimmed text alone would keep the blanks around it in memory.
+			texts[i] = strings.Clone(broken.checkText(field, text))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
@@ -267,7 +278,8 @@ type errorCode struct {
 	category string     // of the same line
 }
 
-// All kinds of failures. A new one has to be listed in errorCodes, too.
+// All kinds of failures. TestDocumentsAreInStep fails if one is missing in errorCodes, in README.md
+// or in openapi.json.
 var (
 	validationError  = errorCode{"VALIDATION_ERROR", 400, slog.LevelWarn, "VALIDATION"}
 	controlCharacter = errorCode{"VALIDATION_ERROR", 400, slog.LevelWarn, "ATTACK"}
@@ -286,7 +298,8 @@ var (
 	unhealthy        = errorCode{"", 503, slog.LevelWarn, ""}
 )
 
-// statusErrors are for an answer of which only the status is known. 500 stands for 5xx.
+// statusErrors say how record treats an error that was sent without sendError, as pprof does. The
+// 500 stands for every 5xx.
 var statusErrors = map[int]errorCode{400: validationError, 404: notFound, 500: internalError}
 
 var errorCodes = [...]errorCode{validationError, controlCharacter, malformedJSON, unauthorized,
@@ -328,7 +341,8 @@ func (e *apiError) require(kept bool, field, code, message string, args ...any) 
 	}
 }
 
-// Error implements error, for a line of the data file. Clients get JSON.
+// Error implements error, for texts that are no envelope: the reason why the data file cannot be
+// read, and the reason why a health check says unhealthy.
 func (e *apiError) Error() string {
 	return strings.TrimSuffix(fmt.Sprint(e.Message, " ", e.Details), " []")
 }
@@ -344,12 +358,14 @@ type response struct {
 	notes              []slog.Attr // more for the line in the log
 }
 
-// newResponse sets the headers that all answers have.
+// newResponse returns the response of one request, with the headers that all answers have. The id
+// is the client's, if it is valid.
 func (s *service) newResponse(rw http.ResponseWriter, r *http.Request) *response {
 	w := &response{ResponseWriter: rw, service: s, start: time.Now()}
 	w.requestID = r.Header.Get("X-Request-Id")
 	if !validID.MatchString(w.requestID) {
-		w.requestID = strconv.FormatUint(rand.Uint64()|1<<63, 16) // 16 digits, and no secret
+		// No secret, so math/rand will do. The highest bit makes it 16 digits.
+		w.requestID = strconv.FormatUint(rand.Uint64()|1<<63, 16)
 	}
 	w.Header().Set("X-Request-Id", w.requestID)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -364,8 +380,9 @@ func (w *response) note(attrs ...slog.Attr) { w.notes = append(w.notes, attrs...
 
 // WriteHeader implements http.ResponseWriter.
 func (w *response) WriteHeader(status int) {
-	// The drain may have begun after the request. And of a body that is too large, net/http would
-	// read up to 256 KiB before it answers, if the connection could be used again.
+	// A service that stops wants no next request; this is asked late, because the drain may have
+	// begun during this one. And before net/http answers on a connection that it means to keep, it
+	// reads up to 256 KiB of what is left of the body: too much for one that is too large.
 	if w.service.draining.Load() || status == bodyTooLarge.status {
 		w.Header().Set("Connection", "close")
 	}
