@@ -177,8 +177,8 @@ func (l *logFile) flush() {
 	l.write()
 }
 
-// write writes the lines that wait, and starts the next millisecond. If none wait, the quiet times
-// are back. It needs the lock.
+// write writes the lines that wait, and starts the next millisecond. If no line waits, the last
+// millisecond was quiet, and the next line is written at once. It needs the lock.
 func (l *logFile) write() {
 	l.busy = len(l.lines) > 0
 	if !l.busy {
