@@ -186,15 +186,24 @@ func (c *client) call(t testing.TB, want int, method, path, body string, headers
 	return read(t, resp, want, path, curl)
 }
 
-// serveOnce is call without a connection, for tests with a clock of their own. header may be nil.
-func serveOnce(t testing.TB, s *service, want int, method, target string, body io.Reader,
-	header http.Header) answer {
+// serve is call without a connection, for tests with a clock of their own. curl says what is asked.
+func serve(t testing.TB, s *service, want int, curl string, req *http.Request) answer {
 	t.Helper()
-	req := httptest.NewRequest(method, target, body)
-	maps.Copy(req.Header, header)
 	rec := httptest.NewRecorder()
 	s.ServeHTTP(rec, req)
-	return read(t, rec.Result(), want, req.URL.Path, method+" "+target)
+	return read(t, rec.Result(), want, req.URL.Path, curl)
+}
+
+func get(t testing.TB, s *service, want int, target string) answer {
+	t.Helper()
+	return serve(t, s, want, "GET "+target, httptest.NewRequest("GET", target, nil))
+}
+
+func post(t testing.TB, s *service, want int, body string) answer {
+	t.Helper()
+	req := httptest.NewRequest("POST", "/api/tasks", strings.NewReader(body))
+	req.Header.Set("Content-Type", "application/json")
+	return serve(t, s, want, "POST /api/tasks "+strconv.Quote(body), req)
 }
 
 // read reads an answer and judges it. curl is what call would make of the request, or at least
@@ -216,10 +225,10 @@ func read(t testing.TB, resp *http.Response, want int, path, curl string) answer
 }
 
 // judge checks what holds for every answer of the service. A status other than the one that the
-// test wants is a failure: no 5xx goes by.
+// test wants is a failure: no 5xx goes by. (Who wants 0 looks at the status himself.)
 func judge(t testing.TB, a answer, want int) {
 	t.Helper()
-	if a.status != want {
+	if a.status != want && want != 0 {
 		t.Errorf("%s\n got: %d %s\nwant: %d", a.curl, a.status, a.body, want)
 	}
 	for _, fault := range a.faults() {
@@ -820,9 +829,7 @@ func TestDebugIsForThisHost(t *testing.T) {
 	} {
 		req := httptest.NewRequest("GET", "http://localhost/debug/storage", nil)
 		req.RemoteAddr = peer
-		rec := httptest.NewRecorder()
-		s.ServeHTTP(rec, req)
-		read(t, rec.Result(), want, "/debug/storage", "GET /debug/storage from "+peer)
+		serve(t, s, want, "GET /debug/storage from "+peer, req)
 	}
 }
 
@@ -860,9 +867,9 @@ func TestHostileClients(t *testing.T) {
 			}
 		})
 	}
-	late := iotest.ErrReader(os.ErrDeadlineExceeded)
-	header := http.Header{"Content-Type": {"application/json"}}
-	serveOnce(t, c.service, 408, "POST", "/api/tasks", late, header)
+	late := httptest.NewRequest("POST", "/api/tasks", iotest.ErrReader(os.ErrDeadlineExceeded))
+	late.Header.Set("Content-Type", "application/json")
+	serve(t, c.service, 408, "POST too late", late)
 	for range 100 { // half a request costs a goroutine for a while, and nobody else anything
 		conn, err := c.dial()
 		must(t, err)
@@ -918,7 +925,7 @@ type report struct {
 
 func health(t testing.TB, s *service, want int) (r report) {
 	t.Helper()
-	a := serveOnce(t, s, want, "GET", "/health/detailed", nil, nil)
+	a := get(t, s, want, "/health/detailed")
 	decoder := json.NewDecoder(strings.NewReader(a.body))
 	decoder.UseNumber() // numbers stay text, because their form matters to bc
 	must(t, decoder.Decode(&r))
@@ -945,11 +952,6 @@ func sample(s *service) {
 	for _, sensor := range s.host {
 		sensor.sample(s.log)
 	}
-}
-
-func postTask(t testing.TB, s *service, want int, body string) answer {
-	t.Helper()
-	return read(t, create(s, body).Result(), want, "/api/tasks", "POST "+body)
 }
 
 func TestReadings(t *testing.T) {
@@ -1023,11 +1025,11 @@ func TestUnhealthy(t *testing.T) {
 			sample(s)
 		}},
 		{"storage", "the store is full", 503, func(t *testing.T, s *service) {
-			postTask(t, s, 201, `{"task_name":"a"}`)
+			post(t, s, 201, `{"task_name":"a"}`)
 		}},
 		{"storage", "the data file has failed: …", 503, func(t *testing.T, s *service) {
 			s.store.file.(*os.File).Close()
-			postTask(t, s, 500, `{"task_name":"a"}`)
+			post(t, s, 500, `{"task_name":"a"}`)
 		}},
 		{"application", "…stop", 503, func(_ *testing.T, s *service) { s.draining.Store(true) }},
 	} {
@@ -1046,9 +1048,9 @@ func TestUnhealthy(t *testing.T) {
 					page[`health_check_status{check="`+check+`"}`])
 				equal(t, check+": "+got+"\nis "+want, matches(got, want), true)
 			}
-			serveOnce(t, s, row.ready, "GET", "/health/readiness", nil, nil)
-			serveOnce(t, s, 200, "GET", "/health/liveness", nil, nil)
-			serveOnce(t, s, 200, "GET", "/health", nil, nil)
+			get(t, s, row.ready, "/health/readiness")
+			get(t, s, 200, "/health/liveness")
+			get(t, s, 200, "/health")
 		})
 	}
 }
@@ -1096,7 +1098,7 @@ func TestASensorThatHangsAgesItsOwnReadingAndNoOther(t *testing.T) {
 // scrape gets the page of metrics and returns its samples by series, as they are written.
 func scrape(t testing.TB, s *service) map[string]float64 {
 	t.Helper()
-	samples, faults := parsePage(serveOnce(t, s, 200, "GET", "/metrics", nil, nil).body)
+	samples, faults := parsePage(get(t, s, 200, "/metrics").body)
 	equal(t, "faults of the page of metrics: "+strings.Join(faults, "\n"), len(faults), 0)
 	return samples
 }
@@ -1186,7 +1188,7 @@ func TestSeriesExistBeforeTheFirstRequest(t *testing.T) {
 	t.Parallel()
 	s, _ := build(t)
 	s.process.sample(s.log)
-	page := serveOnce(t, s, 200, "GET", "/metrics", nil, nil).body
+	page := get(t, s, 200, "/metrics").body
 	equal(t, fmt.Sprint("a fresh page of ", len(page), " bytes is small"), len(page) < 25_000, true)
 	samples, _ := parsePage(page)
 	equal(t, "GOMAXPROCS", int(samples["go_sched_gomaxprocs_threads"]), runtime.GOMAXPROCS(0))
@@ -1262,7 +1264,7 @@ func TestMetricsUnderLoad(t *testing.T) {
 	for range clients {
 		load.Go(func() {
 			for range each {
-				create(c.service, body) // of which 150 find room
+				post(t, c.service, 0, body) // of which 150 find room
 				c.call(t, 404, "GET", "/nowhere", "")
 			}
 		})
@@ -1455,7 +1457,7 @@ func TestLogCannotBeForged(t *testing.T) {
 		req.Header = http.Header{"X-Request-Id": {forged}, "User-Agent": {forged}}
 		s.ServeHTTP(httptest.NewRecorder(), req)
 		body, _ := json.Marshal(map[string]string{"task_name": "a", "user_id": user})
-		postTask(t, s, 201, string(body))
+		post(t, s, 201, string(body))
 		text := log.String()
 		equal(t, "lines of "+text, strings.Count(text, "\n"), 2)
 		equal(t, "keys in "+text, strings.Count(text, separator), 11+13) // task_id and user_id
@@ -1469,7 +1471,7 @@ func TestLineIsAsTheGuideShowsIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, log := build(t)
-		postTask(t, s, 201, `{"task_name":"a","user_id":"u=1"}`)
+		post(t, s, 201, `{"task_name":"a","user_id":"u=1"}`)
 		got, want := normalise(log.String()), "time=2000-01-01T00:00:00.000Z level=INFO "+
 			"msg=request method=POST route=/api/tasks path=/api/tasks status=201 duration=0s "+
 			"bytes=… remote=192.0.2.1:1234 request_id=… task_id=task_ID user_id=u%3D1"
@@ -1483,7 +1485,7 @@ func TestLongPathsAreCut(t *testing.T) {
 		"bcd": "bcd", "bcde": "bcd…", "===": "%3D%3D%3D", "é": "%C3…",
 	} {
 		s, log := build(t)
-		serveOnce(t, s, 404, "GET", long+end, nil, nil)
+		get(t, s, 404, long+end)
 		field := regexp.MustCompile(` path=\S*`).FindString(log.String())
 		got := strings.Replace(field, " path="+long, "", 1)
 		equal(t, "the end of the logged path after 1,021 bytes and "+end, got, want)
@@ -2091,15 +2093,6 @@ func restarts(t *testing.T, end syscall.Signal, status int) {
 
 // --- 7. The store: what it has accepted is on the disk. ---
 
-// create posts a task without a connection.
-func create(s *service, body string) *httptest.ResponseRecorder {
-	req := httptest.NewRequest("POST", "/api/tasks", strings.NewReader(body))
-	req.Header.Set("Content-Type", "application/json")
-	rec := httptest.NewRecorder()
-	s.ServeHTTP(rec, req)
-	return rec
-}
-
 // lines are tasks as they are in a data file.
 func lines(tasks ...*Task) string {
 	var text strings.Builder
@@ -2156,8 +2149,8 @@ func TestTasksAreSyncedBeforeAnybodySeesThem(t *testing.T) {
 			synctest.Wait()
 			for name := range strings.FieldsSeq(names) {
 				go func() {
-					rec := create(s, `{"task_name":"`+name+`"}`)
-					fmt.Fprint(&events, name, ":", rec.Code, " ")
+					a := post(t, s, 0, `{"task_name":"`+name+`"}`)
+					fmt.Fprint(&events, name, ":", a.status, " ")
 				}()
 				synctest.Wait()
 			}
@@ -2213,21 +2206,19 @@ func TestFailuresOfTheDataFile(t *testing.T) {
 			}
 			s.store.file = d
 			for i := range 6 {
-				rec := create(s, body)
+				a := post(t, s, 0, body)
 				want := map[bool]int{true: 201, false: 500}[i < k]
-				equal(t, fmt.Sprint(what, "status of creation ", i+1), rec.Code, want)
-				if rec.Code == 201 {
-					const message = `,"message":"task created"`
-					acknowledged += strings.Replace(rec.Body.String(), message, "", 1)
+				equal(t, fmt.Sprint(what, "status of creation ", i+1), a.status, want)
+				if a.status == 201 {
+					acknowledged += strings.Replace(a.body, `,"message":"task created"`, "", 1)
 				}
 			}
 			equal(t, what+"calls", calls, 2*k+row.calls)
 			equal(t, what+"what a power cut leaves", string(d.synced), acknowledged)
-			get := func(status int, path string) string {
-				return serveOnce(t, s, status, "GET", path, nil, nil).body
-			}
-			equal(t, what+"list", strings.Count(get(200, "/api/tasks"), "task_id"), k)
-			health := get(503, "/health/readiness") + get(503, "/health/detailed")
+			list := get(t, s, 200, "/api/tasks").body
+			equal(t, what+"list", strings.Count(list, "task_id"), k)
+			health := get(t, s, 503, "/health/readiness").body +
+				get(t, s, 503, "/health/detailed").body
 			reason := `"reason":"the data file has failed: input/output error"`
 			want := "…" + reason + `…"storage":{…` + reason + `,"status":"unhealthy",…`
 			equal(t, what+health+want, matches(health, want), true)
@@ -2499,15 +2490,14 @@ func FuzzCreateTask(f *testing.F) {
 	}
 	s, _ := build(f, "-log-level=critical")
 	f.Fuzz(func(t *testing.T, sent []byte) {
-		rec := create(s, string(sent))
-		if rec.Code != 201 {
-			status := map[bool]int{true: 413, false: 400}[len(sent) > 64<<10]
-			read(t, rec.Result(), status, "/api/tasks", fmt.Sprintf("POST %q", sent))
+		a := post(t, s, 0, string(sent))
+		if a.status != 201 {
+			equal(t, a.curl, a.status, map[bool]int{true: 413, false: 400}[len(sent) > 64<<10])
 			return
 		}
 		want := map[string]string{"user_id": "system"}
 		must(t, json.Unmarshal(bytes.TrimPrefix(sent, []byte("\uFEFF")), &want))
-		got := s.store.get(path.Base(rec.Header().Get("Location")))
+		got := s.store.get(path.Base(a.header.Get("Location")))
 		equal(t, fmt.Sprintf("task created by %q", sent), [2]string{got.Name, got.UserID},
 			[2]string{strings.TrimSpace(want["task_name"]), strings.TrimSpace(want["user_id"])})
 	})
@@ -2541,7 +2531,7 @@ func FuzzRestore(f *testing.F) {
 		tasks, _ := s.page("", 1<<20)
 		equal(t, "tasks in "+after, len(tasks), strings.Count(after, "\n"))
 		service.store = s // judge knows the rules
-		serveOnce(t, service, 200, "GET", "/api/tasks?limit=1000", nil, nil)
+		get(t, service, 200, "/api/tasks?limit=1000")
 		again, _, _, err := restore(t, path, lines(tasks...))
 		must(t, err)
 		read, _ := again.page("", 1<<20)
