@@ -298,12 +298,6 @@ func normalise(text string) string {
 	return strings.TrimSuffix(text, "\n")
 }
 
-// matches reports whether got is want, in which … stands for any text.
-func matches(got, want string) bool {
-	form := strings.ReplaceAll(regexp.QuoteMeta(want), "…", ".*")
-	return regexp.MustCompile(`(?s)^` + form + `$`).MatchString(got)
-}
-
 // find returns what a regexp finds in a text: its groups, with a colon between them.
 func find(text, form string) (found []string) {
 	for _, match := range regexp.MustCompile(form).FindAllStringSubmatch(text, -1) {
@@ -317,6 +311,15 @@ func equal[T comparable](t testing.TB, what string, got, want T) {
 	t.Helper()
 	if got != want {
 		t.Errorf("%s\n got: %v\nwant: %v", what, got, want)
+	}
+}
+
+// like fails the test unless got is want, in which … stands for any text.
+func like(t testing.TB, what, got, want string) {
+	t.Helper()
+	form := strings.ReplaceAll(regexp.QuoteMeta(want), "…", ".*")
+	if !regexp.MustCompile(`(?s)^` + form + `$`).MatchString(got) {
+		t.Errorf("%s\n got: %s\nwant: %s", what, got, want)
 	}
 }
 
@@ -500,9 +503,11 @@ func play(t *testing.T, c *client, rows []exchange) {
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			a := c.call(t, row.status, row.method, row.path, row.body, row.header...)
-			if !matches(a.brief(), row.want) && !matches(normalise(a.body), row.want) {
-				t.Errorf("%s\n got: %s\nwant: %s", a.curl, a.body, row.want)
+			got := a.brief()
+			if strings.HasPrefix(row.want, "{") {
+				got = normalise(a.body)
 			}
+			like(t, a.curl, got, row.want)
 			for _, line := range row.headers {
 				name, want, _ := strings.Cut(line, ":")
 				got := strings.Join(a.header.Values(name), " | ")
@@ -849,10 +854,8 @@ func TestHostileClients(t *testing.T) {
 			io.WriteString(conn, row.send)
 			conn.(*net.TCPConn).CloseWrite()
 			got, _ := io.ReadAll(conn) // a reset after the answer is the service's right
-			once := bytes.Count(got, []byte("HTTP/1.1 ")) == 1
-			if !once || !matches(string(got), "HTTP/1.1 "+row.want) {
-				t.Errorf("sent %.200q\n got: %s\nwant: %s, once", row.send, got, row.want)
-			}
+			like(t, fmt.Sprintf("sent %.200q", row.send), string(got), "HTTP/1.1 "+row.want)
+			equal(t, "answers in "+string(got), bytes.Count(got, []byte("HTTP/1.1 ")), 1)
 		})
 	}
 	late := httptest.NewRequest("POST", "/api/tasks", iotest.ErrReader(os.ErrDeadlineExceeded))
@@ -905,34 +908,17 @@ func fakeProc(t *testing.T, cpu, memory string) {
 	t.Setenv("HOST_PROC", dir)
 }
 
-// report is the detailed health.
-type report struct {
-	Status string
-	Checks map[string]map[string]any
-}
-
-func health(t testing.TB, s *service, want int) (r report) {
+// health gets the detailed health, and what it says in short of the CPU, the memory and the disk:
+// "normal:15.2", or why a reading is left out. The form of a number matters to bc.
+func health(t testing.TB, s *service, want int) (body string, says map[string]string) {
 	t.Helper()
-	a := get(t, s, want, "/health/detailed")
-	decoder := json.NewDecoder(strings.NewReader(a.body))
-	decoder.UseNumber() // numbers stay text, because their form matters to bc
-	must(t, decoder.Decode(&r))
-	equal(t, a.curl+"\nstatus", r.Status, map[int]string{200: "healthy", 503: "unhealthy"}[want])
-	return r
-}
-
-// shown is one reading in short: "15.2 normal", or why it is left out.
-func (r report) shown(name string) string {
-	system := r.Checks["system_resources"]
-	if reading, ok := system[name].(map[string]any); ok {
-		return fmt.Sprint(reading["usage_percent"], " ", reading["status"])
+	body, says = get(t, s, want, "/health/detailed").body, map[string]string{}
+	for name := range strings.FieldsSeq("cpu memory disk") {
+		form := `"` + name + `":{[^}]*"status":"(\w+)","usage_percent":(\d+(?:\.\d)?)}`
+		why := find(body, `"reason":"(?:[^"]*; )?`+name+`: ([^;"]*)`)
+		says[name] = strings.Join(append(find(body, form), why...), " and yet ")
 	}
-	for reason := range strings.SplitSeq(fmt.Sprint(system["reason"]), "; ") {
-		if why, ok := strings.CutPrefix(reason, name+": "); ok {
-			return why
-		}
-	}
-	return "left out without a reason"
+	return body, says
 }
 
 // sample reads the host once, as the sensors do at each interval.
@@ -944,18 +930,18 @@ func sample(s *service) {
 
 func TestReadings(t *testing.T) {
 	for _, row := range rows(`
-		cpu    | 100 0 40 848 0 8 4      | 15.2 normal | user, system and interrupts are work
-		cpu    | 10 0 0 60 20 0 0 10     | 20 normal   | stolen time is no rest, waiting is no work
-		cpu    | 800 0 0 200 0 0 0       | 80 normal   | 80 percent are normal
-		cpu    | 801 0 0 199 0 0 0       | 80.1 high   | a little more is high
-		cpu    | 1 0 0 2 0 0 0           | 33.3 normal | one fraction digit is enough
-		cpu    | 1 0 0 99999999999 0 0 0 | 0 normal    | next to nothing has no exponent
+		cpu    | 100 0 40 848 0 8 4      | normal:15.2 | user, system and interrupts are work
+		cpu    | 10 0 0 60 20 0 0 10     | normal:20   | stolen time is no rest, waiting is no work
+		cpu    | 800 0 0 200 0 0 0       | normal:80   | 80 percent are normal
+		cpu    | 801 0 0 199 0 0 0       | high:80.1   | a little more is high
+		cpu    | 1 0 0 2 0 0 0           | normal:33.3 | one fraction digit is enough
+		cpu    | 1 0 0 99999999999 0 0 0 | normal:0    | next to nothing has no exponent
 		cpu    | 0 0 0 0 0 0 0           | …failed     | no time has ever passed
 		cpu    | -100 0 0 50 0 0 0       | …failed     | negative time
 		cpu    | NaN 0 0 1 0 0 0         | …failed     | no number
 		cpu    |                         | …failed     | no file
-		memory | 1000 199                | 80.1 high   | what is not available is in use
-		memory | 1000 60 50 800 790      | 94 high     | a full tmpfs is no free page cache
+		memory | 1000 199                | high:80.1   | what is not available is in use
+		memory | 1000 60 50 800 790      | high:94     | a full tmpfs is no free page cache
 		memory | 1000 1001               | …failed     | more available than there is
 		memory |                         | …failed     | no file`) {
 		name, numbers, want := row[0], row[1], row[2]
@@ -965,12 +951,13 @@ func TestReadings(t *testing.T) {
 			fakeProc(t, proc["cpu"], proc["memory"])
 			s, _ := build(t, "-disk-path="+t.TempDir(), "-disk-high=100")
 			sample(s)
-			percent, err := strconv.ParseFloat(strings.Fields(want)[0], 64)
-			status := map[bool]int{true: 200, false: 503}[err == nil]
-			got := health(t, s, status).shown(name)
+			_, number, wantRatio := strings.Cut(want, ":")
+			percent, _ := strconv.ParseFloat(number, 64)
+			_, says := health(t, s, map[bool]int{true: 200, false: 503}[wantRatio])
+			like(t, name, says[name], want)
 			ratio, known := scrape(t, s)["system_"+name+"_usage_ratio"]
-			ok := matches(got, want) && known == (err == nil) && math.Abs(ratio-percent/100) < 1e-9
-			equal(t, fmt.Sprint(name, ": ", got, ", ratio ", ratio, known, " is ", want), ok, true)
+			equal(t, name+" ratio is in the metrics", known, wantRatio)
+			equal(t, fmt.Sprint("ratio ", ratio), math.Abs(ratio-percent/100) < 1e-9, true)
 		})
 	}
 }
@@ -979,23 +966,23 @@ func TestHighIsInformationAndNoFault(t *testing.T) {
 	fakeProc(t, "90 0 0 10 0 0 0", quietMemory)
 	s, _ := build(t, "-cpu-high=95", "-memory-high=45.7", "-disk-high=0")
 	sample(s)
-	r := health(t, s, 200)
-	got := r.shown("cpu") + ", " + r.shown("memory") + ", " + r.shown("disk")
-	equal(t, got+" is right", matches(got, "90 normal, 45.8 high, … high"), true)
+	_, says := health(t, s, 200)
+	like(t, "readings", fmt.Sprint(says), "map[cpu:normal:90 disk:high:… memory:high:45.8]")
 }
 
 func TestCPUIsReadSinceBootAndThenSinceTheLastReading(t *testing.T) {
 	s, _ := build(t)
 	for _, row := range rows(`
-		10 0 0 90 0 0 0    | 10 normal | since boot
-		10 0 0 90 0 0 0    | 10 normal | no time has passed: the last value stands
-		40 0 0 160 0 0 0   | 30 normal | since the last reading
-		50 0 0 160 40 0 0  | 20 normal | with some waiting for the disk
-		90 0 0 200 30 0 0  | 20 normal | iowait went back, as it may: the last value stands
-		140 0 0 250 30 0 0 | 50 normal | and the next one counts from there`) {
+		10 0 0 90 0 0 0    | normal:10 | since boot
+		10 0 0 90 0 0 0    | normal:10 | no time has passed: the last value stands
+		40 0 0 160 0 0 0   | normal:30 | since the last reading
+		50 0 0 160 40 0 0  | normal:20 | with some waiting for the disk
+		90 0 0 200 30 0 0  | normal:20 | iowait went back, as it may: the last value stands
+		140 0 0 250 30 0 0 | normal:50 | and the next one counts from there`) {
 		fakeProc(t, row[0], quietMemory)
 		sample(s)
-		equal(t, "CPU, "+row[2], health(t, s, 200).shown("cpu"), row[1])
+		_, says := health(t, s, 200)
+		equal(t, "CPU, "+row[2], says["cpu"], row[1])
 	}
 }
 
@@ -1003,38 +990,37 @@ func TestCPUIsReadSinceBootAndThenSinceTheLastReading(t *testing.T) {
 // and alive whatever happens: who restarts or watches it must not take its end for a failure.
 func TestUnhealthy(t *testing.T) {
 	fakeProc(t, quietCPU, quietMemory)
+	checks := strings.Fields("application storage system_resources")
 	for _, row := range []struct {
 		check, reason string
 		ready         int
 		hurt          func(*testing.T, *service)
 	}{
-		{"system_resources", "disk: the reading failed", 200, func(_ *testing.T, s *service) {
+		{checks[2], "disk: the reading failed", 200, func(_ *testing.T, s *service) {
 			s.host[2].read = config{diskPath: "/no/such/disk"}.readDisk
 			sample(s)
 		}},
-		{"storage", "the store is full", 503, func(t *testing.T, s *service) {
-			post(t, s, 201, `{"task_name":"a"}`)
+		{checks[1], "the store is full", 503, func(t *testing.T, s *service) {
+			post(t, s, 201, body)
 		}},
-		{"storage", "the data file has failed: …", 503, func(t *testing.T, s *service) {
+		{checks[1], "the data file has failed: …", 503, func(t *testing.T, s *service) {
 			s.store.file.(*os.File).Close()
-			post(t, s, 500, `{"task_name":"a"}`)
+			post(t, s, 500, body)
 		}},
-		{"application", "…stop", 503, func(_ *testing.T, s *service) { s.draining.Store(true) }},
+		{checks[0], "…stop", 503, func(_ *testing.T, s *service) { s.draining.Store(true) }},
 	} {
 		t.Run(row.reason, func(t *testing.T) {
 			s, _ := build(t, "-max-tasks=1", "-data-file="+write(t, "tasks", ""))
 			sample(s)
 			health(t, s, 200)
 			row.hurt(t, s)
-			r, page := health(t, s, 503), scrape(t, s)
-			for check := range strings.FieldsSeq("application storage system_resources") {
-				want := "healthy <nil> 1"
-				if check == row.check {
-					want = "unhealthy " + row.reason + " 0"
-				}
-				got := fmt.Sprint(r.Checks[check]["status"], " ", r.Checks[check]["reason"], " ",
-					page[`health_check_status{check="`+check+`"}`])
-				equal(t, check+": "+got+"\nis "+want, matches(got, want), true)
+			body, _ := health(t, s, 503)
+			page := scrape(t, s)
+			said := find(body, `(?:"reason":"([^"]*)",)?"status":"((?:un)?healthy)"`)[1:]
+			for i, check := range checks {
+				want := map[bool]string{false: ":healthy 1", true: row.reason + ":unhealthy 0"}
+				got := fmt.Sprint(said[i], " ", page[`health_check_status{check="`+check+`"}`])
+				like(t, check, got, want[check == row.check])
 			}
 			get(t, s, row.ready, "/health/readiness")
 			get(t, s, 200, "/health/liveness")
@@ -1056,10 +1042,10 @@ func TestASensorThatHangsAgesItsOwnReadingAndNoOther(t *testing.T) {
 		}
 		expect := func(when string, status int, disk string) {
 			t.Helper()
-			r, page := health(t, s, status), scrape(t, s)
-			got := []string{r.shown("cpu"), r.shown("memory"), r.shown("disk")}
-			equal(t, when, strings.Join(got, ", "), "15.2 normal, 45.8 normal, "+disk)
-			_, known := page["system_disk_usage_ratio"]
+			_, says := health(t, s, status)
+			want := "map[cpu:normal:15.2 disk:" + disk + " memory:normal:45.8]"
+			equal(t, when, fmt.Sprint(says), want)
+			_, known := scrape(t, s)["system_disk_usage_ratio"]
 			equal(t, when+", the metrics know the disk", known, status == 200)
 		}
 		reply := func(err error) { answer <- err; synctest.Wait() }
@@ -1068,9 +1054,9 @@ func TestASensorThatHangsAgesItsOwnReadingAndNoOther(t *testing.T) {
 		equal(t, "the start goes on within an interval", time.Since(began) < sampleInterval, true)
 		expect("the first answer", 503, "not read yet")
 		reply(nil)
-		expect("when the disk has answered", 200, "37.1 normal")
+		expect("when the disk has answered", 200, "normal:37.1")
 		time.Sleep(3 * sampleInterval)
-		expect("a reading is good for three intervals", 200, "37.1 normal")
+		expect("a reading is good for three intervals", 200, "normal:37.1")
 		time.Sleep(time.Nanosecond)
 		expect("after a little more", 503, "the last reading is too old")
 		equal(t, "age", scrape(t, s)[`system_sample_age_seconds{reading="disk"}`], 15.000000001)
@@ -1465,10 +1451,9 @@ func TestLineIsAsTheGuideShowsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, log := build(t)
 		post(t, s, 201, `{"task_name":"a","user_id":"u=1"}`)
-		got, want := normalise(log.String()), "time=2000-01-01T00:00:00.000Z level=INFO "+
+		like(t, "line", normalise(log.String()), "time=2000-01-01T00:00:00.000Z level=INFO "+
 			"msg=request method=POST route=/api/tasks path=/api/tasks status=201 duration=0s "+
-			"bytes=… remote=192.0.2.1:1234 request_id=… task_id=task_ID user_id=u%3D1"
-		equal(t, got+"\nis "+want, matches(got, want), true)
+			"bytes=… remote=192.0.2.1:1234 request_id=… task_id=task_ID user_id=u%3D1")
 	})
 }
 
@@ -1556,7 +1541,7 @@ func TestLogOnAFullDisk(t *testing.T) {
 		s.logFile.flush()
 		lost := scrape(t, s)["log_lost_bytes_total"]
 		got := fmt.Sprint(strings.Count(stderr.String(), "\n"), " ", lost)
-		equal(t, row[1]+": told, and lost: "+got+" is "+row[2], matches(got, row[2]), true)
+		like(t, row[1]+": lines that tell, and bytes lost", got, row[2])
 	}
 	equal(t, "the log", disk.text.String(), "\nwhole\ntor\nwhole again\ntor\nwhole\n")
 }
@@ -1660,10 +1645,9 @@ func TestTimeouts(t *testing.T) {
 			got, _ := io.ReadAll(conn)
 			// net/http lingers for half a second with somebody who may still be sending.
 			late := time.Since(start) - row.after*time.Second
-			if !matches(string(got), row.want) || late < 0 || late > time.Second {
-				t.Errorf("%q, and no more\n got: %q, hung up %v late\nwant: %q, after %d s",
-					row.send, got, late, row.want, row.after)
-			}
+			like(t, fmt.Sprintf("%q, and no more", row.send), string(got), row.want)
+			equal(t, fmt.Sprintf("%q, hung up %v late", row.send, late),
+				0 <= late && late <= time.Second, true)
 		})
 	}
 }
@@ -1720,11 +1704,10 @@ func TestStopping(t *testing.T) {
 			err = <-stopped
 			took := time.Since(start)
 			client.Wait()
-			got, late := fmt.Sprint(string(answer), " ", err), took-row.end*time.Millisecond
-			if !matches(got, row.want) || late < 0 || late > time.Second {
-				t.Errorf("%d ms in flight\n got: %q after %v\nwant: %q after %d ms",
-					row.work, got, took, row.want, row.end)
-			}
+			what := fmt.Sprintf("%d ms in flight, stopped after %v", row.work, took)
+			like(t, what, fmt.Sprint(string(answer), " ", err), row.want)
+			late := took - row.end*time.Millisecond
+			equal(t, what+", in time", 0 <= late && late <= time.Second, true)
 			time.Sleep(row.work * time.Millisecond) // the bubble waits for the handler
 		})
 	}
@@ -1847,8 +1830,8 @@ addr:127.0.0.1:8000 cors-origins: cpu-high:80 data-file:in memory disk-high:80 d
 			`memory-high:80 rate: shutdown-timeout:10s slow:100ms tls-cert: tls-key: `+
 			`token-file: version:`)
 	status, version, stderr := taskapi(t, "", "-version")
-	want := "0 taskapi … … " + runtime.Version() + "\n"
-	equal(t, want+version, matches(fmt.Sprint(status, stderr, " ", version), want), true)
+	like(t, "taskapi -version", fmt.Sprint(status, stderr, " ", version),
+		"0 taskapi … … "+runtime.Version()+"\n")
 }
 
 // program is a process that serves. Its standard error has lost its reader: who listens to that
@@ -1942,8 +1925,8 @@ func TestProgram(t *testing.T) {
 			if end == "in time" {
 				io.WriteString(conn, body[1:])
 				got, _ := io.ReadAll(conn)
-				want := "HTTP/1.1 201 Created…\r\nConnection: close\r\n…task created…"
-				equal(t, want+string(got), matches(string(got), want), true)
+				like(t, "the answer", string(got),
+					"HTTP/1.1 201 Created…\r\nConnection: close\r\n…task created…")
 			} else if end == "killed" { // by a second signal, or the next if it came too soon
 				again := func() { p.cmd.Process.Signal(syscall.SIGTERM) }
 				go every(t.Context(), 100*time.Millisecond, again)
@@ -2024,7 +2007,7 @@ func TestLogFile(t *testing.T) {
 	equal(t, "exit status", p.end(t, syscall.SIGTERM), 0)
 	all := content(path+".1") + content(path+".2")
 	equal(t, "lines in all log files", strings.Count(all, " path=/counted "), 301)
-	equal(t, "all lines are there", matches(all, "an older line\n…msg=stopped\n"), true)
+	like(t, "all log files", all, "an older line\n…msg=stopped\n")
 }
 
 // restarts starts a program on the socket of somebody else, as with systemd, and ends it by a
@@ -2212,9 +2195,9 @@ func TestFailuresOfTheDataFile(t *testing.T) {
 			equal(t, what+"list", strings.Count(list, "task_id"), k)
 			health := get(t, s, 503, "/health/readiness").body +
 				get(t, s, 503, "/health/detailed").body
-			reason := `"reason":"the data file has failed: input/output error"`
-			want := "…" + reason + `…"storage":{…` + reason + `,"status":"unhealthy",…`
-			equal(t, what+health+want, matches(health, want), true)
+			const reason = `"reason":"the data file has failed: input/output error"`
+			const want = "…" + reason + `…"storage":{…` + reason + `,"status":"unhealthy",…`
+			like(t, what+"health", health, want)
 			equal(t, what+"CRITICAL lines", len(find(log.String(), "level=CRITICAL.*cause=")), 1)
 			equal(t, what+"ERROR lines", len(find(log.String(), "level=ERROR.*cause=")), 6-k)
 		}
@@ -2337,11 +2320,9 @@ func TestDamagedDataFilesAreRefused(t *testing.T) {
 	} {
 		text := first + row.line + lines(samples()[2])
 		_, _, after, err := restore(t, path, text)
-		got, want := fmt.Sprint(err), path+": line 2: …"+row.reason+"…"
-		if !matches(got, want) || strings.Contains(got, "\n") || after != text {
-			t.Errorf("%s: %q\n got: %s, and the file %q\nwant: %s, and the file as it was",
-				name, row.line, got, after, want)
-		}
+		like(t, name, fmt.Sprint(err), path+": line 2: …"+row.reason+"…")
+		equal(t, name+": lines of "+fmt.Sprint(err), strings.Count(fmt.Sprint(err), "\n"), 0)
+		equal(t, name+": the file", after, text)
 	}
 }
 
