@@ -61,12 +61,8 @@ type client struct {
 
 // dial opens a connection of which the client's transport knows nothing.
 func (c *client) dial() (net.Conn, error) {
-	transport := c.http.Transport.(*http.Transport)
-	if transport.DialContext != nil {
-		return transport.DialContext(context.Background(), "tcp", c.base)
-	}
-	_, addr, _ := strings.Cut(c.base, "://")
-	return net.Dial("tcp", addr)
+	addr := strings.TrimPrefix(c.base, "http://")
+	return c.http.Transport.(*http.Transport).DialContext(context.Background(), "tcp", addr)
 }
 
 // answer is a response that has been read completely.
@@ -116,7 +112,7 @@ func start(t testing.TB, flags ...string) *client {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	return startOn(t, ln, &http.Transport{}, flags...)
+	return startOn(t, ln, &http.Transport{DialContext: new(net.Dialer).DialContext}, flags...)
 }
 
 // startOn is start with a listener and the transport that reaches it.
@@ -1505,45 +1501,31 @@ func TestHalfAnAnswerIsCut(t *testing.T) {
 	equal(t, "requests in flight", scrape(t, c.service)["http_requests_in_flight"], 1)
 }
 
-// fullDisk has room for so many bytes, and fails then.
-type fullDisk struct {
-	room int
-	text strings.Builder
-}
-
-func (d *fullDisk) Write(p []byte) (n int, err error) {
-	if n = min(len(p), d.room); n < len(p) {
-		err = errors.New("no space left")
-	}
-	d.room -= n
-	d.text.Write(p[:n])
-	return n, err
-}
-
 // Lines that cannot be written are counted, and the first of a row is told on standard error. When
 // there is room again, the log goes on with a whole line.
 func TestLogOnAFullDisk(t *testing.T) {
 	t.Parallel()
 	s, stderr := build(t, "-log-level=critical", "-log-file="+write(t, "log", "torn before"))
-	disk := &fullDisk{}
+	disk, full := &faultyFile{}, map[bool]error{true: syscall.ENOSPC}
+	disk.before = func(string) error { return full[disk.share < 100] }
 	s.logFile.out = disk
 	for _, row := range rows(`
-		99 | whole       | 0 0
-		0  | lost        | 1 5
-		0  | lost, too   | 1 15
-		3  | torn line   | 1 22
-		99 | whole again | 1 22
-		3  | torn again  | 2 30
-		0  | lost again  | 2 …
-		99 | whole       | 2 …`) {
-		disk.room, _ = strconv.Atoi(row[0])
+		100 | whole       | 0 0
+		0   | lost        | 1 5
+		0   | lost, too   | 1 15
+		30  | torn line   | 1 22
+		100 | whole again | 1 22
+		30  | torn again  | 2 30
+		0   | lost again  | 2 42
+		100 | whole       | 2 42`) {
+		disk.share, _ = strconv.Atoi(row[0]) // percentage for which there is room
 		fmt.Fprintln(s.logFile, row[1])
 		s.logFile.flush()
 		lost := scrape(t, s)["log_lost_bytes_total"]
 		got := fmt.Sprint(strings.Count(stderr.String(), "\n"), " ", lost)
 		like(t, row[1]+": lines that tell, and bytes lost", got, row[2])
 	}
-	equal(t, "the log", disk.text.String(), "\nwhole\ntor\nwhole again\ntor\nwhole\n")
+	equal(t, "the log", string(disk.text), "\nwhole\ntor\nwhole again\ntor\nwhole\n")
 }
 
 // In quiet times, a line is written at once; those that come faster wait for a millisecond at most.
@@ -1852,7 +1834,7 @@ func (p *program) Write(line []byte) (int, error) {
 // launch starts a program; on a socket, if there is one, as systemd does.
 func launch(t *testing.T, socket net.Listener, args ...string) *program {
 	t.Helper()
-	p := &program{client: newClient("", &http.Transport{})}
+	p := &program{client: newClient("", &http.Transport{DialContext: new(net.Dialer).DialContext})}
 	p.client.log = &buffer{}
 	p.cmd = command(t, "", append([]string{"-addr=127.0.0.1:0"}, args...)...)
 	if socket != nil {
@@ -2078,7 +2060,7 @@ func lines(tasks ...*Task) string {
 	return text.String()
 }
 
-// faultyFile is a data file in memory, which knows what a power cut would leave of it.
+// faultyFile is a file in memory that can fail. It knows what a power cut would leave of it.
 type faultyFile struct {
 	text, synced []byte
 	before       func(call string) error // of "write" or "sync", which fails with this error
