@@ -630,7 +630,10 @@ GET /api/tasks?limit=1001 -> 400 VALIDATION_ERROR limit:INVALID_VALUE
 GET /api/tasks?limit=ten -> 400 VALIDATION_ERROR limit:INVALID_VALUE
 // a parameter has one value
 GET /api/tasks?limit= -> 400 VALIDATION_ERROR limit:INVALID_VALUE
-GET /api/tasks?limit=1&limit=2 -> 400 VALIDATION_ERROR limit:INVALID_VALUE
+GET /api/tasks?limit=1&limit=2
+-> 400 {…"details":[{"field":"limit","code":"INVALID_VALUE","message":"must have one value"}],…}
+GET /api/tasks?after=task_A&after=task_A
+-> 400 {…"details":[{"field":"after","code":"INVALID_VALUE","message":"must have one value"},…}
 // all faults of a query at once
 GET /api/tasks?limit=0&after=task_AAAA&page=2
 -> 400 VALIDATION_ERROR after:INVALID_VALUE limit:INVALID_VALUE page:UNKNOWN_FIELD
@@ -643,6 +646,7 @@ GET /api/tasks?limit=%zz -> 400 VALIDATION_ERROR query:INVALID_VALUE
 // the media type may have parameters and capitals, and names UTF-8 if it names a charset
 POST /api/tasks {"task_name":"a"} | Content-Type: Application/JSON; charset=utf-8; v=1 -> 201 …
 POST /api/tasks {"task_name":"a"} | Content-Type: application/json; Charset="UTF-8" -> 201 …
+POST /api/tasks {"task_name":"a"} | Content-Type: application/json; charset=latin1 -> 415 …
 POST /api/tasks a | Content-Type: application/json; CHARSET="Shift_JIS" -> 415 …
 // what a page may send anywhere is no JSON
 POST /api/tasks {"task_name":"a"} | Content-Type: text/plain -> 415 UNSUPPORTED_MEDIA_TYPE
@@ -885,15 +889,17 @@ func rows(table string) (rows [][]string) {
 
 const quietCPU, quietMemory = "100 0 40 848 0 8 4", "1000 542" // 15.2 % and 45.8 %
 
-// fakeProc makes gopsutil read these numbers of the CPU and of memory, in kB. Without numbers there
-// is no file.
+// fakeProc makes gopsutil read these numbers of the CPU and of memory, in kB. For - there is no
+// line, and without numbers no file.
 func fakeProc(t *testing.T, cpu, memory string) {
 	if runtime.GOOS != "linux" {
 		t.Skip("gopsutil reads /proc on Linux only")
 	}
 	meminfo, names := "", strings.Fields("MemTotal: MemAvailable: MemFree: Cached: Shmem:")
 	for i, kB := range strings.Fields(memory) {
-		meminfo += names[i] + " " + kB + " kB\n"
+		if kB != "-" {
+			meminfo += names[i] + " " + kB + " kB\n"
+		}
 	}
 	dir := t.TempDir()
 	for name, text := range map[string]string{"stat": "cpu  " + cpu + "\n", "meminfo": meminfo} {
@@ -939,6 +945,8 @@ func TestReadings(t *testing.T) {
 		memory | 1000 199                | high:80.1   | what is not available is in use
 		memory | 1000 60 50 800 790      | high:94     | a full tmpfs is no free page cache
 		memory | 1000 1001               | …failed     | more available than there is
+		memory | 1000                    | …failed     | no line that says what is available
+		memory | - 542                   | …failed     | no line that says what there is
 		memory |                         | …failed     | no file`) {
 		name, numbers, want := row[0], row[1], row[2]
 		t.Run(row[3]+", "+name, func(t *testing.T) {
@@ -992,10 +1000,12 @@ func TestUnhealthy(t *testing.T) {
 		ready         int
 		hurt          func(*testing.T, *service)
 	}{
-		{checks[2], "disk: the reading failed", 200, func(_ *testing.T, s *service) {
-			s.host[2].read = config{diskPath: "/no/such/disk"}.readDisk
-			sample(s)
-		}},
+		{checks[2], "memory: the reading failed; disk: the reading failed", 200,
+			func(_ *testing.T, s *service) {
+				s.host[2].read = config{diskPath: "/no/such/disk"}.readDisk
+				s.host[1].read = s.host[2].read
+				sample(s)
+			}},
 		{checks[1], "the store is full", 503, func(t *testing.T, s *service) {
 			post(t, s, 201, body)
 		}},
@@ -2285,15 +2295,18 @@ func TestDamagedDataFilesAreRefused(t *testing.T) {
 		"two objects":                 {with("\n", "") + good, "JSON"},
 		"a blank line":                {"\n", "JSON"},
 		"bytes that are no UTF-8":     {with("system", "\xff"), "UTF-8"},
-		"an id that stands twice":     {first, "task_id"},
+		"an id that stands twice":     {first, "its task_id is there twice"},
+		"worse than an id twice":      {strings.Replace(first, "pending", "done", 1), "status"},
 		"an id that no URL can carry": {with("task_B", "task_/"), "task_id"},
 		"an id without its beginning": {with("task_B", "B"), "task_id"},
 		"an id of nothing":            {with("task_B", "task_"), "task_id"},
 		"an id that is too long":      {with("task_B", "task_"+strings.Repeat("B", 96)), "task_id"},
 		"a byte order mark":           {"\uFEFF" + good, "beginning"},
 		"a raw tab":                   {with(`"b"`, "\"\tb\""), "JSON"},
-		"an unknown field":            {with(`{`, `{"state":"a",`), "state"},
-		"a missing field":             {with(`"user_id":"system",`, ""), "user_id"},
+		"an unknown field":            {with(`{`, `{"state":"a",`), "[{state UNKNOWN_FIELD"},
+		"a missing field":             {with(`"user_id":"system",`, ""), "[{user_id REQUIRED"},
+		"a key in another case":       {with("task_id", "Task_ID"), "{Task_ID UNKNOWN_FIELD"},
+		"null":                        {with(`"system"`, "null"), "[{user_id INVALID_TYPE"},
 		"a text that is too long":     {with(`"b"`, `"`+strings.Repeat("b", 101)+`"`), "task_name"},
 		"another status":              {with("pending", "done"), "status"},
 		"a time in another zone":      {with("05Z", "05+00:00"), "created_at"},
