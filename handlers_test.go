@@ -65,6 +65,15 @@ func (c *client) dial() (net.Conn, error) {
 	return c.http.Transport.(*http.Transport).DialContext(context.Background(), "tcp", addr)
 }
 
+// open dials for a test, until it ends.
+func (c *client) open(t *testing.T) net.Conn {
+	t.Helper()
+	conn, err := c.dial()
+	must(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
 // answer is a response that has been read completely.
 type answer struct {
 	status             int
@@ -469,7 +478,7 @@ func parse(script string) (rows []exchange) {
 	}
 	script = strings.NewReplacer("\n| ", " | ", "\n-> ", " -> ").Replace(script)
 	for line := range strings.SplitSeq(script, "\n") {
-		left, right, ok := strings.Cut(line, " -> ")
+		left, right, ok := strings.Cut(repeated.ReplaceAllStringFunc(line, repeat), " -> ")
 		if !ok {
 			name = strings.TrimPrefix(line, "// ")
 			continue
@@ -478,8 +487,6 @@ func parse(script string) (rows []exchange) {
 		method, rest, _ := strings.Cut(request[0], " ")
 		path, body, _ := strings.Cut(rest, " ")
 		status, want, _ := strings.Cut(answer[0], " ")
-		body = repeated.ReplaceAllStringFunc(body, repeat)
-		want = repeated.ReplaceAllStringFunc(want, repeat)
 		code, _ := strconv.Atoi(status)
 		rows = append(rows, exchange{name, method, path, body, request[1:], code, want, answer[1:]})
 	}
@@ -837,9 +844,7 @@ func TestHostileClients(t *testing.T) {
 			strings.Repeat(" ", 0x10001) + "\r\n0\r\n\r\n", `413 …"BODY_TOO_LARGE"…`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			conn, err := c.dial()
-			must(t, err)
-			defer conn.Close()
+			conn := c.open(t)
 			conn.SetDeadline(time.Now().Add(20 * time.Second))
 			io.WriteString(conn, row.send)
 			conn.(*net.TCPConn).CloseWrite()
@@ -852,10 +857,7 @@ func TestHostileClients(t *testing.T) {
 	late.Header.Set("Content-Type", "application/json")
 	serve(t, c.service, 408, "POST too late", late)
 	for range 100 { // half a request costs a goroutine for a while, and nobody else anything
-		conn, err := c.dial()
-		must(t, err)
-		defer conn.Close()
-		io.WriteString(conn, post+"Content-Le")
+		io.WriteString(c.open(t), post+"Content-Le")
 	}
 	c.call(t, 201, "POST", "/api/tasks", `{"task_name":"a"}`)
 	stored, _ := c.store.state()
@@ -866,11 +868,9 @@ func TestHostileClients(t *testing.T) {
 
 // rows splits a table into its cells.
 func rows(table string) (rows [][]string) {
+	bar := regexp.MustCompile(`\s*\|\s*`)
 	for line := range strings.Lines(table) {
-		if cells := strings.Split(line, "|"); len(cells) > 1 {
-			for i := range cells {
-				cells[i] = strings.TrimSpace(cells[i])
-			}
+		if cells := bar.Split(strings.TrimSpace(line), -1); len(cells) > 1 {
 			rows = append(rows, cells)
 		}
 	}
@@ -1619,9 +1619,7 @@ func TestTimeouts(t *testing.T) {
 		{post + "Content-Length: 9\r\n\r\n{", 10, `HTTP/1.1 408 …"REQUEST_TIMEOUT"…`},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			conn, err := startInBubble(t).dial()
-			must(t, err)
-			defer conn.Close()
+			conn := startInBubble(t).open(t)
 			start := time.Now()
 			go io.WriteString(conn, row.send)
 			got, _ := io.ReadAll(conn)
@@ -1653,8 +1651,7 @@ func TestStopping(t *testing.T) {
 			c.handle(route{Method: "GET", Path: "/slow", access: anyone, handle: slow})
 			var conns [3]net.Conn
 			for i := range conns {
-				conns[i], _ = c.dial()
-				defer conns[i].Close()
+				conns[i] = c.open(t)
 			}
 			const get = "GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
 			answers := bufio.NewReader(conns[0])
@@ -1791,10 +1788,9 @@ func TestCommandLines(t *testing.T) {
 			args := append([]string{"-addr=127.0.0.1:0"}, strings.Fields(line)...)
 			got, stdout, stderr := taskapi(t, "", args...)
 			files, _ := os.ReadDir(dir)
-			if got != want || strings.Count(stderr, "\n") != 1 || stdout != "" || len(files) > 0 {
-				t.Errorf("taskapi %q\n got: exit status %d, %q %q, %v\nwant: %d, one line, no file",
-					args, got, stderr, stdout, files, want)
-			}
+			equal(t, fmt.Sprintf("taskapi %q says %q\nexit status, lines, files", args, stderr),
+				fmt.Sprintf("%d, %d%s, %v", got, strings.Count(stderr, "\n"), stdout, files),
+				fmt.Sprintf("%d, 1, []", want))
 		})
 	}
 	got, _, stderr := taskapi(t, "LISTEN_PID=$$ LISTEN_FDS=2")
@@ -1885,9 +1881,7 @@ func TestProgram(t *testing.T) {
 		t.Run("a request in flight, "+end, func(t *testing.T) {
 			t.Parallel()
 			p := launch(t, nil, "-shutdown-timeout="+timeout)
-			conn, err := p.dial()
-			must(t, err)
-			defer conn.Close()
+			conn := p.open(t)
 			fmt.Fprintf(conn, "POST /api/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n"+
 				"Content-Type: application/json\r\n\r\n{", len(body))
 			eventually(t, "it is in flight", func() bool {
@@ -2370,9 +2364,8 @@ func TestDocumentsAreInStep(t *testing.T) {
 	same("metrics of README.md", listed, declared)
 
 	usage, _ := parseFlags([]string{"-h"})
-	if !strings.Contains(readme, usage.answer) {
-		t.Errorf("README.md lacks what taskapi -h says:\n%s", usage.answer)
-	}
+	there := strings.Contains(readme, usage.answer)
+	equal(t, "README.md has what taskapi -h says:\n"+usage.answer, there, true)
 }
 
 // A judge that finds nothing proves nothing.
