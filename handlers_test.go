@@ -1188,6 +1188,55 @@ func TestSeriesExistBeforeTheFirstRequest(t *testing.T) {
 	}
 }
 
+// What stock Go dashboards draw, by the names, types and meanings of client_golang.
+func TestStockDashboardsFindWhatTheyDraw(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("elsewhere, not all of them can be read")
+	}
+	t.Parallel()
+	s, _ := build(t)
+	s.process.sample(s.log)
+	runtime.GC() // one family tells when the last collection was
+	page := get(t, s, 200, "/metrics").body
+	for kind, names := range map[string]string{
+		"summary": "go_gc_duration_seconds",
+		"counter": `process_cpu_seconds_total go_memstats_alloc_bytes_total
+			go_memstats_mallocs_total go_memstats_frees_total`,
+		"gauge": `process_open_fds process_max_fds process_resident_memory_bytes
+			process_virtual_memory_bytes process_virtual_memory_max_bytes process_start_time_seconds
+			go_info go_goroutines go_threads go_sched_gomaxprocs_threads go_gc_gogc_percent
+			go_gc_gomemlimit_bytes go_memstats_alloc_bytes go_memstats_sys_bytes
+			go_memstats_heap_alloc_bytes go_memstats_heap_sys_bytes go_memstats_heap_idle_bytes
+			go_memstats_heap_inuse_bytes go_memstats_heap_released_bytes go_memstats_heap_objects
+			go_memstats_stack_inuse_bytes go_memstats_stack_sys_bytes go_memstats_mspan_inuse_bytes
+			go_memstats_mspan_sys_bytes go_memstats_mcache_inuse_bytes go_memstats_mcache_sys_bytes
+			go_memstats_buck_hash_sys_bytes go_memstats_gc_sys_bytes go_memstats_other_sys_bytes
+			go_memstats_next_gc_bytes go_memstats_last_gc_time_seconds`,
+	} {
+		for name := range strings.FieldsSeq(names) {
+			head := "\n# TYPE " + name + " " + kind + "\n" + name
+			equal(t, "there is a "+kind+" "+name, strings.Contains(page, head), true)
+		}
+	}
+	labels := find(page, `\n(?:go_info{version|go_gc_duration_seconds{quantile)="(.*)"} `)
+	want := "[" + runtime.Version() + " 0 0.25 0.5 0.75 1]"
+	equal(t, "labels of go_info and go_gc_duration_seconds", fmt.Sprint(labels), want)
+
+	samples, _ := parsePage(page)
+	for sum, parts := range map[string]string{
+		"alloc_bytes": "heap_alloc_bytes", "mallocs_total": "frees_total heap_objects",
+		"heap_sys_bytes": "heap_idle_bytes heap_inuse_bytes",
+		"sys_bytes": `heap_sys_bytes stack_sys_bytes mspan_sys_bytes mcache_sys_bytes
+			buck_hash_sys_bytes gc_sys_bytes other_sys_bytes`,
+	} {
+		got, want := samples["go_memstats_"+sum], 0.0
+		for part := range strings.FieldsSeq(parts) {
+			want += samples["go_memstats_"+part]
+		}
+		equal(t, "go_memstats_"+sum+" is the sum of "+parts, got, want)
+	}
+}
+
 // No client can make the page grow: labels come from a closed set.
 func TestLabelsAreClosed(t *testing.T) {
 	t.Parallel()
