@@ -14,8 +14,8 @@
 //
 // SIGTERM and SIGINT stop the service without losing a request: it reports "not ready" for the
 // time of -drain, closes its listener, and finishes the requests that it has begun. A second
-// signal kills it. The exit status is 0 after a clean stop, 1 after a failure or when requests were
-// cut off, and 2 after a mistake in the command line.
+// signal ends it at once. The exit status is 0 after a clean stop, 1 after a failure, a second
+// signal, or when requests were cut off, and 2 after a mistake in the command line.
 package main
 
 // This file is the frame of the program. It leads from the command line to a config, from the
@@ -71,8 +71,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	// Otherwise, a write to a broken standard error would end the process, and its tasks.
 	signal.Ignore(syscall.SIGPIPE)
-	ctx, release := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, release) // gives signals their default back: a second one kills
+	ctx, stop := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM) // even if a shell has them ignored
+	go func() {
+		stop(fmt.Errorf("signal: %v", <-signals))
+		<-signals // whoever sends a second one does not want to wait
+		os.Exit(1)
+	}()
 
 	hangups := make(chan os.Signal, 1)
 	if cfg.logFile != "" { // without a log file, SIGHUP keeps its default action

@@ -180,8 +180,7 @@ func (l *logFile) flush() {
 // write writes the lines that wait, and starts the next millisecond. If no line waits, the last
 // millisecond was quiet, and the next line is written at once. It needs the lock.
 func (l *logFile) write() {
-	l.busy = len(l.lines) > 0
-	if !l.busy {
+	if l.busy = len(l.lines) > 0; !l.busy {
 		return
 	}
 	time.AfterFunc(time.Millisecond, l.flush)
@@ -208,7 +207,7 @@ func (l *logFile) write() {
 // bounds are the upper bounds of the duration histogram, in seconds. They are close together where
 // most answers are, below 5 ms, and include the 0.1 and 1.0 of the alerts. It is "1.0", because
 // Prometheus 3 would rename "1" to that, and Prometheus 2 would not.
-const bounds = "0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf"
+var bounds = strings.Fields("0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf")
 
 // metrics counts what the service has done since its start.
 type metrics struct {
@@ -270,12 +269,11 @@ func (m *metrics) count(pattern string, status int, d time.Duration, failure err
 	t := cmp.Or(m.routes[pattern], m.routes[""])
 	t.codes[strconv.Itoa(status)]++
 	t.seconds += d.Seconds()
-	for bound := range strings.FieldsSeq(bounds) {
-		if limit, _ := strconv.ParseFloat(bound, 64); d.Seconds() <= limit {
-			t.buckets[bound]++
-			break
-		}
-	}
+	first := slices.IndexFunc(bounds, func(bound string) bool {
+		limit, _ := strconv.ParseFloat(bound, 64)
+		return d.Seconds() <= limit
+	})
+	t.buckets[bounds[first]]++
 	m.events[failure.category]++
 	m.failures[failure.Name]++
 }
@@ -340,12 +338,11 @@ func (m *metrics) exposeCounters(x *exposition) {
 	defer m.mu.Unlock()
 	patterns := slices.Sorted(maps.Keys(m.routes))
 	for _, pattern := range patterns {
-		t := m.routes[pattern]
-		x.addEach("http_requests_total", t.labels+",code", t.codes)
+		x.addEach("http_requests_total", m.routes[pattern].labels+",code", m.routes[pattern].codes)
 	}
 	for _, pattern := range patterns {
 		t, count := m.routes[pattern], 0.0
-		for bound := range strings.FieldsSeq(bounds) {
+		for _, bound := range bounds {
 			count += t.buckets[bound]
 			x.add("http_request_duration_seconds", count, "_bucket", t.labels, `,le="`, bound, `"}`)
 		}

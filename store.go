@@ -35,8 +35,11 @@ func newID() string {
 type store struct {
 	capacity int
 	log      *slog.Logger
-	file     dataFile // nil if the tasks end with the process
-	restored int      // tasks that the file had at the start
+	restored int         // tasks that the file had at the start
+	file     interface { // an *os.File, or nil if the tasks end with the process
+		io.Writer
+		Sync() error
+	}
 
 	// mu guards what follows. Nobody holds it while the disk is busy, so readers never wait for the
 	// disk.
@@ -48,12 +51,6 @@ type store struct {
 	writing bool           // somebody is writing to the file
 	written *sync.Cond     // signalled when writing ends
 	fileErr error          // if the file has failed; no task is taken any more
-}
-
-// dataFile is what the store needs of an *os.File.
-type dataFile interface {
-	io.Writer
-	Sync() error
 }
 
 // openStore returns a store of the tasks in the file at path, which is created if there is none.

@@ -207,11 +207,9 @@ func cutTexts(line string) []string {
 // members. A key that is there twice counts with its last value.
 func parseTexts(body string, defaults map[string]string, fields ...string) ([]string, error) {
 	texts := make([]string, len(fields))
-	for i, r := range body {
-		// For a broken byte, range gives U+FFFD, which a body may also have of its own.
-		if r == utf8.RuneError && !strings.HasPrefix(body[i:], "\uFFFD") {
-			return texts, badJSON("is not valid UTF-8", i+1)
-		}
+	// No text in UTF-8 has the byte FF, so it can mark what is not valid.
+	if i := strings.IndexByte(strings.ToValidUTF8(body, "\xFF"), '\xFF'); i >= 0 {
+		return texts, badJSON("is not valid UTF-8", i+1)
 	}
 	var members map[string]any
 	object := strings.TrimPrefix(body, "\uFEFF") // a byte order mark, RFC 8259 section 8.1
