@@ -2391,7 +2391,7 @@ func TestDocumentsAreInStep(t *testing.T) {
 		}
 	}
 	details := find(source, `(?:field|name|"\w+"), "([A-Z_]+)", "`)
-	same("errorCodes", find(source, `= errorCode\{"(\w*)", (\d+), .*, "(\w*)"\}`), declared)
+	same("errorCodes", declared, find(source, `= errorCode\{"(\w*)", (\d+), .*, "(\w*)"\}`))
 	same("errors of README.md", find(readme, "(?m)^\\| (\\d+) \\| `([A-Z_]+)` \\| .*[a-z]"), codes)
 	same("errors of openapi.json", enum("ErrorEnvelope", "error_code"),
 		find(source, `= errorCode\{"(\w+)"`))
