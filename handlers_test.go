@@ -931,6 +931,8 @@ func TestReadings(t *testing.T) {
 		cpu    | 0 0 0 0 0 0 0           | …failed     | no time has ever passed
 		cpu    | -100 0 0 50 0 0 0       | …failed     | negative time
 		cpu    | NaN 0 0 1 0 0 0         | …failed     | no number
+		cpu    | 100 0 0 800 -5 0 0      | …failed     | waiting for less than no time
+		cpu    | 2e307 0 0 1e308 0 0 0   | normal:16.7 | as much as a number can be
 		cpu    |                         | …failed     | no file
 		memory | 1000 199                | high:80.1   | what is not available is in use
 		memory | 1000 60 50 800 790      | high:94     | a full tmpfs is no free page cache
@@ -1818,7 +1820,8 @@ func TestCommandLines(t *testing.T) {
 		https://a.example,* https://a.example,,`) {
 		refused["-cors-origins="+origin] = 2 // no browser sends it
 	}
-	for token := range strings.SplitSeq("| \n|a\nb|a b|a\tb|\uFEFFa|é|\"a\"|a=b|=|a\x00", "|") {
+	for token := range strings.SplitSeq("| \n|a\nb|a b|a\tb|\uFEFFa|é|\"a\"|a=b|=|a\x00|"+
+		strings.Repeat("a", 8193), "|") {
 		refused["-token-file="+write(t, "token", token)] = 1 // no Authorization header can carry it
 	}
 	for origins := range strings.FieldsSeq(`https://a.example http://localhost:3000 http://a

@@ -85,9 +85,9 @@ func (c check) fail(reason string) {
 
 // checks judges the service by what is in memory.
 func (s *service) checks(now time.Time) map[string]check {
-	application := check{"status": "healthy", "uptime_seconds": s.uptime(now), "version": s.version}
+	app := check{"status": "healthy", "uptime_seconds": s.uptime(now), "version": s.version}
 	if s.draining.Load() {
-		application.fail("the service is about to stop")
+		app.fail("the service is about to stop")
 	}
 
 	total, refusal := s.store.state()
@@ -113,9 +113,7 @@ func (s *service) checks(now time.Time) map[string]check {
 		resources[sensor.name] = resource
 	}
 
-	return map[string]check{
-		"application": application, "storage": storage, "system_resources": resources,
-	}
+	return map[string]check{"application": app, "storage": storage, "system_resources": resources}
 }
 
 // --- The sensors ---
@@ -188,7 +186,7 @@ func (s *sensor) fresh(now time.Time) (values, error) {
 var errImpossible = errors.New("the reading is empty or impossible")
 
 // usedPercent returns how much of a total is used, with at most one fraction digit.
-func usedPercent(unused, total float64) float64 { return math.Round(1000-1000*unused/total) / 10 }
+func usedPercent(unused, total float64) float64 { return math.Round(1000*(1-unused/total)) / 10 }
 
 // cpuTimes is what the last call of read has found. (cpu.Percent would not do: all its callers
 // share one baseline.)
@@ -200,8 +198,9 @@ func (last *cpuTimes) read() (values, error) {
 	t := append(times, cpu.TimesStat{})[0]                           // without times, all is 0
 	busy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // User includes guests
 	idle := t.Idle + t.Iowait
+	lowest := min(t.User, t.System, t.Nice, t.Irq, t.Softirq, t.Steal, t.Idle, t.Iowait)
 	// NaN is impossible, too: no comparison with it is true.
-	if err != nil || !(busy >= 0 && idle >= 0 && busy+idle > 0) || math.IsInf(busy+idle, 0) {
+	if err != nil || !(lowest >= 0 && busy+idle > 0) || math.IsInf(busy+idle, 0) {
 		return nil, errors.Join(errImpossible, err)
 	}
 

@@ -211,6 +211,8 @@ func (c *config) setOrigins(list string) error {
 // b64token is a token that an Authorization header can carry (RFC 6750 section 2.1).
 var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
+const maxToken = 8 << 10 // bytes: net/http refuses requests with much longer headers
+
 // readToken returns the token in a file. Without a path there is none.
 func readToken(path string) (token string, err error) {
 	if path == "" {
@@ -218,8 +220,8 @@ func readToken(path string) (token string, err error) {
 	}
 	text, err := os.ReadFile(path)
 	token = strings.TrimSpace(string(text))
-	if err == nil && !b64token.MatchString(token) {
-		err = fmt.Errorf("%s: must hold one token of A-Z a-z 0-9 - . _ ~ + / and no more", path)
+	if err == nil && (len(token) > maxToken || !b64token.MatchString(token)) {
+		err = fmt.Errorf("%s: must hold one token of A-Z a-z 0-9 - . _ ~ + /, up to 8 KiB", path)
 	}
 	return token, err
 }
