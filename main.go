@@ -38,6 +38,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/signal"
 	"regexp"
@@ -211,16 +212,15 @@ func (c *config) setOrigins(list string) error {
 // b64token is a token that an Authorization header can carry (RFC 6750 section 2.1).
 var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
-const maxToken = 8 << 10 // bytes: net/http refuses requests with much longer headers
-
-// readToken returns the token in a file. Without a path there is none.
+// readToken returns the token in a file. Without a path there is none. The 8 KiB leave room for it
+// in a header that net/http accepts: see MaxHeaderBytes.
 func readToken(path string) (token string, err error) {
 	if path == "" {
 		return "", nil
 	}
 	text, err := os.ReadFile(path)
 	token = strings.TrimSpace(string(text))
-	if err == nil && (len(token) > maxToken || !b64token.MatchString(token)) {
+	if err == nil && (len(token) > 8<<10 || !b64token.MatchString(token)) {
 		err = fmt.Errorf("%s: must hold one token of A-Z a-z 0-9 - . _ ~ + /, up to 8 KiB", path)
 	}
 	return token, err
@@ -473,10 +473,6 @@ func (s *service) guard(w *response, r *http.Request, preflight bool) error {
 	return newError(unauthorized, "a valid bearer token is needed")
 }
 
-// thisHost is the form of a Host header that names this host: localhost or a loopback address, with
-// any port.
-var thisHost = regexp.MustCompile(`(?i)^(localhost|127\.[0-9.]+|\[::1\])(:[0-9]*)?$`)
-
 // isFromThisHost reports whether the client is a program on this host that talks to the service
 // directly. A proxy adds one of these headers. A web page whose name was pointed at this host (DNS
 // rebinding) asks for that name.
@@ -484,7 +480,9 @@ func isFromThisHost(r *http.Request) bool {
 	proxied := r.Header["X-Forwarded-For"] != nil || r.Header["Forwarded"] != nil ||
 		r.Header["X-Real-Ip"] != nil || r.Header["Via"] != nil
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return peer.Addr().Unmap().IsLoopback() && thisHost.MatchString(r.Host) && !proxied
+	name := strings.ToLower((&url.URL{Host: r.Host}).Hostname())
+	addr, _ := netip.ParseAddr(name)
+	return !proxied && peer.Addr().IsLoopback() && (addr.IsLoopback() || name == "localhost")
 }
 
 // --- Listening, serving and stopping ---

@@ -69,7 +69,7 @@ func (s *service) record(w *response, r *http.Request) {
 	}
 
 	// What a client can make long is cut, because rsyslog takes lines of 8 KiB.
-	method, path := r.Method[:min(len(r.Method), 32)], r.URL.EscapedPath()
+	path := r.URL.EscapedPath()
 	if len(path) > 1024 {
 		path = path[:1024] + "…"
 	}
@@ -79,10 +79,10 @@ func (s *service) record(w *response, r *http.Request) {
 	// and 405: those requests are unmatched, here as in the metrics.
 	_, target, _ := strings.Cut(w.pattern, " ")
 	s.log.LogAttrs(r.Context(), failure.level, msg, append([]slog.Attr{
-		slog.String("method", method), slog.String("route", cmp.Or(target, "unmatched")),
-		slog.String("path", path), slog.Int("status", w.status), slog.Duration("duration", d),
-		slog.Int("bytes", w.bytes), slog.String("remote", r.RemoteAddr),
-		slog.String("request_id", w.requestID),
+		slog.String("method", r.Method[:min(len(r.Method), 32)]),
+		slog.String("route", cmp.Or(target, "unmatched")), slog.String("path", path),
+		slog.Int("status", w.status), slog.Duration("duration", d), slog.Int("bytes", w.bytes),
+		slog.String("remote", r.RemoteAddr), slog.String("request_id", w.requestID),
 	}, w.notes...)...)
 }
 
@@ -412,9 +412,8 @@ func (s *service) exposeProcess(x *exposition, now time.Time) {
 
 	gc := debug.GCStats{PauseQuantiles: make([]time.Duration, 5)}
 	debug.ReadGCStats(&gc)
-	for i, quantile := range []string{"0", "0.25", "0.5", "0.75", "1"} {
-		pause := gc.PauseQuantiles[i].Seconds()
-		x.add("go_gc_duration_seconds", pause, `{quantile="`, quantile, `"}`)
+	for i, q := range []string{"0", "0.25", "0.5", "0.75", "1"} {
+		x.add("go_gc_duration_seconds", gc.PauseQuantiles[i].Seconds(), `{quantile="`, q, `"}`)
 	}
 	x.add("go_gc_duration_seconds", gc.PauseTotal.Seconds(), "_sum")
 	x.add("go_gc_duration_seconds", float64(gc.NumGC), "_count")

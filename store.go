@@ -42,8 +42,7 @@ type store struct {
 	}
 
 	// mu guards what follows. Nobody holds it while the disk is busy, so readers never wait for the
-	// disk.
-	// (A plain Mutex: every section is short, and an RWMutex would make each of them slower.)
+	// disk. (A plain Mutex: every section is short, and an RWMutex would make each of them slower.)
 	mu      sync.Mutex
 	tasks   []*Task        // all, in order
 	shown   int            // how many of them readers see: with a file, those on the disk

@@ -109,8 +109,8 @@ func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) e
 	}
 
 	limit, err := strconv.Atoi(cmp.Or(params.Get("limit"), strconv.Itoa(defaultPage)))
-	isNumber := err == nil && 1 <= limit && limit <= maxPage
-	broken.require(isNumber, "limit", "INVALID_VALUE", "must be from 1 to %d", maxPage)
+	inRange := err == nil && 1 <= limit && limit <= maxPage
+	broken.require(inRange, "limit", "INVALID_VALUE", "must be from 1 to %d", maxPage)
 	after := params.Get("after")
 	isStored := after == "" || s.store.get(after) != nil
 	broken.require(isStored, "after", "INVALID_VALUE", "must be the task_id of a stored task")
@@ -221,7 +221,6 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 	}
 
 	// The only other error is a number out of range. Its member is nil, and so no string.
-
 	broken := newError(validationError, "the input breaks the rules in details")
 	for i, field := range fields {
 		value, given := members[field]
