@@ -2142,7 +2142,7 @@ func TestTasksAreSyncedBeforeAnybodySeesThem(t *testing.T) {
 			}
 			return nil
 		}}
-		s.store.file = d
+		s.store.file, s.store.sync = d, d.Sync
 		heard := 0
 		// expect has these tasks created, and says what happens next, and who sees what then.
 		expect := func(names, happens, seen string) {
@@ -2205,7 +2205,7 @@ func TestFailuresOfTheDataFile(t *testing.T) {
 				}
 				return nil
 			}
-			s.store.file = d
+			s.store.file, s.store.sync = d, d.Sync
 			for i := range 6 {
 				a := post(t, s, 0, body)
 				want := map[bool]int{true: 201, false: 500}[i < k]

@@ -26,8 +26,8 @@ import (
 // newID returns an id that nobody can guess: 128 random bits. It is hexadecimal, so that no word
 // for which operators search the log, such as ERROR, can be in it by chance.
 func newID() string {
-	var id [16]byte
-	rand.Read(id[:]) // never fails
+	id := make([]byte, 16)
+	rand.Read(id) // never fails
 	return fmt.Sprintf("task_%x", id)
 }
 
@@ -35,11 +35,9 @@ func newID() string {
 type store struct {
 	capacity int
 	log      *slog.Logger
-	restored int         // tasks that the file had at the start
-	file     interface { // an *os.File, or nil if the tasks end with the process
-		io.Writer
-		Sync() error
-	}
+	restored int          // tasks that the file had at the start
+	file     io.Writer    // nil if the tasks end with the process
+	sync     func() error // of the file
 
 	// mu guards what follows. Nobody holds it while the disk is busy, so readers never wait for the
 	// disk. (A plain Mutex: every section is short, and an RWMutex would make each of them slower.)
@@ -65,7 +63,7 @@ func openStore(path string, capacity int, log *slog.Logger) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.file = file
+	s.file, s.sync = file, file.Sync
 	return s, s.restore(file)
 }
 
@@ -163,7 +161,7 @@ func (s *store) write() {
 	}
 	_, err := io.WriteString(s.file, lines.String())
 	if err == nil {
-		err = s.file.Sync()
+		err = s.sync()
 	}
 
 	s.mu.Lock()
