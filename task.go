@@ -152,7 +152,7 @@ func readNewTask(r *http.Request) ([]string, error) {
 	case err != nil:
 		return nil, badJSON("ends early or is framed wrongly", len(body))
 	}
-	return parseTexts(string(body), map[string]string{"user_id": "system"}, "task_name", "user_id")
+	return parseTexts(string(body), []string{"", "system"}, "task_name", "user_id")
 }
 
 // parseStoredTask returns the task in a line of the data file. Its texts obey the same rules as
@@ -160,7 +160,8 @@ func readNewTask(r *http.Request) ([]string, error) {
 func parseStoredTask(line string) (task Task, err error) {
 	text := cutTexts(line)
 	if text == nil {
-		text, err = parseTexts(line, nil, "task_id", "task_name", "user_id", "status", "created_at")
+		text, err = parseTexts(line, make([]string, 5),
+			"task_id", "task_name", "user_id", "status", "created_at")
 	}
 
 	// Even with an error, parseTexts returns five texts.
@@ -200,13 +201,13 @@ func cutTexts(line string) []string {
 	return []string{strings.Clone(id), strings.Clone(name), strings.Clone(user), pending, created}
 }
 
-// parseTexts reads a JSON object that has these fields, all of them texts, and no other. defaults
-// has the values of fields that need not be there. The error names everything that is wrong.
+// parseTexts reads a JSON object that has these fields, all of them texts, and no other. It puts
+// them into texts and returns it. What is in texts before is the default of a field that need not
+// be there, or empty. The error names everything that is wrong.
 //
 // The members go into a map, because a struct would hide keys in another case, null, and unknown
 // members. A key that is there twice counts with its last value.
-func parseTexts(body string, defaults map[string]string, fields ...string) ([]string, error) {
-	texts := make([]string, len(fields))
+func parseTexts(body string, texts []string, fields ...string) ([]string, error) {
 	// No text in UTF-8 has the byte FF, so it can mark what is not valid.
 	if i := strings.IndexByte(strings.ToValidUTF8(body, "\xFF"), '\xFF'); i >= 0 {
 		return texts, badJSON("is not valid UTF-8", i+1)
@@ -225,16 +226,16 @@ func parseTexts(body string, defaults map[string]string, fields ...string) ([]st
 	for i, field := range fields {
 		value, given := members[field]
 		text, isText := value.(string)
-		texts[i] = defaults[field]
 		broken.require(given || texts[i] != "", field, "REQUIRED", "must be given")
 		broken.require(isText || !given, field, "INVALID_TYPE", "must be a string")
 		if isText {
 			// A copy: the trimmed text alone would keep the blanks around it in memory.
 			texts[i] = strings.Clone(broken.checkText(field, text))
 		}
+		delete(members, field) // so that the unknown ones remain
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
-		broken.require(slices.Contains(fields, name), name, "UNKNOWN_FIELD", "is not in %s", fields)
+		broken.require(false, name, "UNKNOWN_FIELD", "is not in %s", fields)
 	}
 	if len(broken.Details) > 0 {
 		return texts, broken
