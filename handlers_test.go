@@ -1409,6 +1409,7 @@ func testRecord(t *testing.T, row []string) {
 	}
 	s, log := build(t, flags...)
 	s.handle(doRoute)
+	s.metrics.add("POST", "/do/{what}", 200, 500)
 	s.limiter.take(1, time.Now()) // the one token of -rate=1, and the one place of -max-tasks=1
 	must(t, s.store.add(Task{}))
 	req := httptest.NewRequest(method, "http://localhost"+path, strings.NewReader(body))

@@ -34,6 +34,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -320,11 +321,13 @@ func (s *service) api() []route {
 }
 
 // handleAll fills the mux with the API, and with handlers for what is not in it: another method of
-// a path, or no path at all. So 404 and 405 take the same way as any other answer.
+// a path, or no path at all. So 404 and 405 take the same way as any other answer. Only the API has
+// metrics by route.
 func (s *service) handleAll(api []route) {
 	byPath, all := map[string][]string{}, map[string]bool{} // the methods of each path, and of all
 	for _, rt := range api {
 		s.handle(rt)
+		s.metrics.add(rt.Method, rt.Path, rt.success, internalError.status)
 		byPath[rt.Path] = append(byPath[rt.Path], rt.Method)
 		all[rt.Method] = true
 	}
@@ -346,8 +349,8 @@ func (s *service) handleAll(api []route) {
 	}
 }
 
-// handle adds one route to the mux and, if it belongs to the API, to the metrics. The function that
-// it gives to the mux is the one place where the error of a handler becomes an answer.
+// handle adds one route to the mux. The function that it gives to the mux is the one place where
+// the error of a handler becomes an answer.
 func (s *service) handle(rt route) {
 	pattern := strings.TrimSpace(rt.Method + " " + rt.Path)
 	s.routes[pattern] = rt
@@ -356,9 +359,6 @@ func (s *service) handle(rt route) {
 			w.(*response).sendError(err)
 		}
 	})
-	if rt.Method != "" {
-		s.metrics.add(pattern, rt.Method, rt.Path, rt.success, internalError.status)
-	}
 }
 
 func noSuchPath(*response, *http.Request) error { return newError(notFound, "no such path") }
@@ -432,6 +432,23 @@ func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		s.mux.ServeHTTP(w, r)
 	}
 }
+
+// newResponse returns the response of one request, with the headers that all answers have. The id
+// is the client's, if it is valid.
+func (s *service) newResponse(rw http.ResponseWriter, r *http.Request) *response {
+	w := &response{ResponseWriter: rw, service: s, start: time.Now()}
+	w.requestID = r.Header.Get("X-Request-Id")
+	if !validID.MatchString(w.requestID) {
+		// No secret, so math/rand will do. The highest bit makes it 16 digits.
+		w.requestID = strconv.FormatUint(rand.Uint64()|1<<63, 16)
+	}
+	w.Header().Set("X-Request-Id", w.requestID)
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	return w
+}
+
+var validID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // guard decides whether a request may go on to its handler: it applies the access of the route. On
 // its way, it sets the headers that let a page of an allowed origin read any answer, even an error.

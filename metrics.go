@@ -78,12 +78,12 @@ func (s *service) record(w *response, r *http.Request) {
 	// Only the patterns of the API have a method and, behind a blank, a path. The others answer 404
 	// and 405: those requests are unmatched, here as in the metrics.
 	_, target, _ := strings.Cut(w.pattern, " ")
-	s.log.LogAttrs(r.Context(), failure.level, msg, append([]slog.Attr{
+	s.log.LogAttrs(r.Context(), failure.level, msg,
 		slog.String("method", r.Method[:min(len(r.Method), 32)]),
 		slog.String("route", cmp.Or(target, "unmatched")), slog.String("path", path),
 		slog.Int("status", w.status), slog.Duration("duration", d), slog.Int("bytes", w.bytes),
 		slog.String("remote", r.RemoteAddr), slog.String("request_id", w.requestID),
-	}, w.notes...)...)
+		slog.GroupAttrs("", w.notes...)) // a group without a name is no group
 }
 
 // --- The log ---
@@ -100,12 +100,14 @@ func levelStep(name string) int { return slices.Index(levelNames, strings.ToUppe
 func newLogHandler(out io.Writer, format, lowest string) slog.Handler {
 	options := &slog.HandlerOptions{Level: slog.LevelDebug + slog.Level(4*levelStep(lowest))}
 	options.ReplaceAttr = func(_ []string, a slog.Attr) slog.Attr {
-		switch v := a.Value.Any().(type) {
-		case time.Time:
-			a.Value = slog.TimeValue(v.UTC())
-		case slog.Level:
-			step := max(0, min(int(v-slog.LevelDebug)/4, len(levelNames)-1))
-			a.Value = slog.StringValue(levelNames[step])
+		switch a.Value.Kind() {
+		case slog.KindTime:
+			a.Value = slog.TimeValue(a.Value.Time().UTC())
+		case slog.KindAny:
+			if level, ok := a.Value.Any().(slog.Level); ok {
+				step := max(0, min(int(level-slog.LevelDebug)/4, len(levelNames)-1))
+				a.Value = slog.StringValue(levelNames[step])
+			}
 		}
 		return a
 	}
@@ -147,9 +149,8 @@ func (l *logFile) open(path string) error {
 	}
 	// A log that another process has left may end inside a line.
 	last := []byte{'\n'}
-	if end, _ := file.Seek(0, io.SeekEnd); end > 0 {
-		file.ReadAt(last, end-1)
-	}
+	end, _ := file.Seek(0, io.SeekEnd)
+	file.ReadAt(last, end-1) // reads nothing if the file is empty, or no regular file
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -211,13 +212,15 @@ var bounds = strings.Fields("0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf")
 
 // metrics counts what the service has done since its start.
 type metrics struct {
+	names    []string          // of the families, in the order of the table
 	heads    map[string]string // HELP and TYPE, by family
 	sources  []runtimemetrics.Sample
 	sums     []string // for each of sources, the family that it is added to
 	inFlight atomic.Int64
 
 	mu       sync.Mutex          // guards what follows
-	routes   map[string]*traffic // by pattern of the mux, "" for what no route answers
+	traffic  []*traffic          // of each route, in the order in which they are exposed
+	routes   map[string]*traffic // the same, by pattern of the mux
 	events   values              // by category
 	failures values              // by error_code
 }
@@ -233,20 +236,19 @@ type traffic struct {
 // newMetrics returns metrics in which everything that an alert may divide by is there, at 0. If a
 // series were missing, a ratio would be no number, and a first error no increase.
 func newMetrics() *metrics {
-	m := &metrics{
-		heads: map[string]string{}, routes: map[string]*traffic{},
-		events: values{"PERFORMANCE": 0}, failures: values{},
-	}
+	m := &metrics{heads: map[string]string{}, routes: map[string]*traffic{},
+		events: values{"PERFORMANCE": 0}, failures: values{}}
 	for row := range strings.Lines(families) {
 		cells := strings.Split(strings.TrimSpace(row), " | ")
 		name, kind, help := cells[0], cells[1], cells[2]
+		m.names = append(m.names, name)
 		m.heads[name] = "# HELP " + name + " " + help + "\n# TYPE " + name + " " + kind + "\n"
 		for _, source := range cells[3:] {
 			m.sources = append(m.sources, runtimemetrics.Sample{Name: source})
 			m.sums = append(m.sums, name)
 		}
 	}
-	m.add("", "other", "unmatched", notFound.status, methodNotAllowed.status)
+	m.add("other", "unmatched", notFound.status, methodNotAllowed.status)
 	for _, code := range errorCodes {
 		m.events[code.category], m.failures[code.Name] = 0, 0
 	}
@@ -255,10 +257,12 @@ func newMetrics() *metrics {
 
 // add makes the series of a pattern of the mux, with two statuses that are there at 0 before the
 // first request. Other statuses come with the first answer that has them.
-func (m *metrics) add(pattern, method, route string, status, other int) {
+func (m *metrics) add(method, route string, status, other int) {
 	labels := `{method="` + method + `",route="` + route + `"`
 	codes := values{strconv.Itoa(status): 0, strconv.Itoa(other): 0}
-	m.routes[pattern] = &traffic{labels: labels, codes: codes, buckets: values{}}
+	t := &traffic{labels: labels, codes: codes, buckets: values{}}
+	m.traffic = append(m.traffic, t)
+	m.routes[method+" "+route] = t
 }
 
 // count counts one answer. What add does not know is a request that no route answers; category
@@ -266,7 +270,7 @@ func (m *metrics) add(pattern, method, route string, status, other int) {
 func (m *metrics) count(pattern string, status int, d time.Duration, failure errorCode) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := cmp.Or(m.routes[pattern], m.routes[""])
+	t := cmp.Or(m.routes[pattern], m.routes["other unmatched"])
 	t.codes[strconv.Itoa(status)]++
 	t.seconds += d.Seconds()
 	first := slices.IndexFunc(bounds, func(bound string) bool {
@@ -336,12 +340,11 @@ func (s *service) exposeMetrics(w *response, _ *http.Request) error {
 func (m *metrics) exposeCounters(x *exposition) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	patterns := slices.Sorted(maps.Keys(m.routes))
-	for _, pattern := range patterns {
-		x.addEach("http_requests_total", m.routes[pattern].labels+",code", m.routes[pattern].codes)
+	for _, t := range m.traffic {
+		x.addEach("http_requests_total", t.labels+",code", t.codes)
 	}
-	for _, pattern := range patterns {
-		t, count := m.routes[pattern], 0.0
+	for _, t := range m.traffic {
+		count := 0.0
 		for _, bound := range bounds {
 			count += t.buckets[bound]
 			x.add("http_request_duration_seconds", count, "_bucket", t.labels, `,le="`, bound, `"}`)
@@ -406,8 +409,10 @@ func (s *service) exposeProcess(x *exposition, now time.Time) {
 			numbers[s.metrics.sums[i]] += float64(source.Value.Uint64())
 		}
 	}
-	for _, family := range slices.Sorted(maps.Keys(numbers)) {
-		x.add(family, numbers[family])
+	for _, family := range s.metrics.names {
+		if value, known := numbers[family]; known {
+			x.add(family, value)
+		}
 	}
 
 	gc := debug.GCStats{PauseQuantiles: make([]time.Duration, 5)}

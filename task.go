@@ -11,12 +11,10 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"mime"
 	"net/http"
 	"net/url"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -355,23 +353,6 @@ type response struct {
 	failure            errorCode   // if there is one
 	notes              []slog.Attr // more for the line in the log
 }
-
-// newResponse returns the response of one request, with the headers that all answers have. The id
-// is the client's, if it is valid.
-func (s *service) newResponse(rw http.ResponseWriter, r *http.Request) *response {
-	w := &response{ResponseWriter: rw, service: s, start: time.Now()}
-	w.requestID = r.Header.Get("X-Request-Id")
-	if !validID.MatchString(w.requestID) {
-		// No secret, so math/rand will do. The highest bit makes it 16 digits.
-		w.requestID = strconv.FormatUint(rand.Uint64()|1<<63, 16)
-	}
-	w.Header().Set("X-Request-Id", w.requestID)
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Cache-Control", "no-store")
-	return w
-}
-
-var validID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // note adds to the line in the log.
 func (w *response) note(attrs ...slog.Attr) { w.notes = append(w.notes, attrs...) }
