@@ -2523,9 +2523,9 @@ func FuzzRestore(f *testing.F) {
 			return
 		}
 		for line := range strings.Lines(after) {
-			if texts := cutTexts(line[:len(line)-1]); texts != nil { // has to see what JSON sees
+			if texts := cutTexts(line[:len(line)-1]); texts[0] != "" { // has to see what JSON sees
 				fields := []string{"task_id", "task_name", "user_id", "status", "created_at"}
-				want, err := parseTexts(line, make([]string, 5), fields...)
+				want, err := readTexts(line, make([]string, 5), fields...)
 				equal(t, line, fmt.Sprint(texts, nil), fmt.Sprint(want, err))
 			}
 		}

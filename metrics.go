@@ -258,9 +258,8 @@ func newMetrics() *metrics {
 // add makes the series of a pattern of the mux, with two statuses that are there at 0 before the
 // first request. Other statuses come with the first answer that has them.
 func (m *metrics) add(method, route string, status, other int) {
-	labels := `{method="` + method + `",route="` + route + `"`
-	codes := values{strconv.Itoa(status): 0, strconv.Itoa(other): 0}
-	t := &traffic{labels: labels, codes: codes, buckets: values{}}
+	t := &traffic{labels: `{method="` + method + `",route="` + route + `"`, buckets: values{},
+		codes: values{strconv.Itoa(status): 0, strconv.Itoa(other): 0}}
 	m.traffic = append(m.traffic, t)
 	m.routes[method+" "+route] = t
 }

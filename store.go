@@ -91,8 +91,7 @@ func (s *store) restore(file *os.File) (err error) {
 		whole += len(line)
 	}
 
-	s.restored = len(s.tasks)
-	s.shown = s.restored
+	s.restored, s.shown = len(s.tasks), len(s.tasks)
 	s.log.Info("tasks read from the data file", "tasks", s.restored, "duration", time.Since(start))
 	if torn > 0 {
 		s.log.Warn("cutting off a torn last line", "file", file.Name(), "bytes", torn)
@@ -202,8 +201,9 @@ func (s *store) get(id string) *Task {
 }
 
 // page returns up to limit tasks, oldest first: those that follow the task whose id is after, or
-// the first ones if after is empty. The caller has checked that there is such a task. next is the
-// after of the next page, and empty on the last one.
+// the first ones if after is empty. The caller has checked that there is such a task. tasks is a
+// part of the list itself, for reading only: the list grows behind it. next is the after of the
+// next page, and empty on the last one.
 func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,7 +212,7 @@ func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	if end < s.shown {
 		next = s.tasks[end-1].ID
 	}
-	return append([]*Task{}, s.tasks[start:end]...), next // never nil, which is null in JSON
+	return s.tasks[start:end], next
 }
 
 // limiter is a token bucket. Instead of a count of tokens, it keeps the time at which the bucket is
