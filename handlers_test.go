@@ -2006,7 +2006,8 @@ func TestTLS(t *testing.T) {
 	must(t, err)
 	defer conn.Close()
 	equal(t, "HTTP/2 is spoken", conn.ConnectionState().NegotiatedProtocol == "h2", false)
-	_, err = tls.Dial("tcp", addr, &tls.Config{RootCAs: trust, MaxVersion: tls.VersionTLS11})
+	old := &tls.Config{RootCAs: trust, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
+	_, err = tls.Dial("tcp", addr, old)
 	equal(t, "TLS 1.1 is refused", err != nil, true)
 }
 

@@ -431,8 +431,8 @@ func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// newResponse returns the response of one request, with the headers that all answers have. The id
-// is the client's, if it is valid.
+// newResponse returns the response (task.go) of one request, with the headers that all answers
+// have. The id is the client's, if it is valid.
 func (s *service) newResponse(rw http.ResponseWriter, r *http.Request) *response {
 	w := &response{ResponseWriter: rw, service: s, start: time.Now()}
 	w.requestID = r.Header.Get("X-Request-Id")
@@ -501,8 +501,8 @@ func isFromThisHost(r *http.Request) bool {
 
 // --- Listening, serving and stopping ---
 
-// listen returns the socket that systemd passed (sd_listen_fds(3)) or else a new one, with TLS 1.2
-// or later if that is configured. It offers no HTTP/2, which belongs to a proxy in front.
+// listen returns the socket that systemd passed (sd_listen_fds(3)) or else a new one, with TLS if
+// that is configured. It offers no HTTP/2, which belongs to a proxy in front.
 func listen(cfg config) (ln net.Listener, err error) {
 	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		ln, err = net.Listen("tcp", cfg.addr)
@@ -517,7 +517,8 @@ func listen(cfg config) (ln net.Listener, err error) {
 		return ln, err
 	}
 	certificate, err := tls.LoadX509KeyPair(cfg.tlsCert, cfg.tlsKey)
-	return tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{certificate}}), err
+	chain := []tls.Certificate{certificate}
+	return tls.NewListener(ln, &tls.Config{Certificates: chain, MinVersion: tls.VersionTLS12}), err
 }
 
 // notify tells systemd about a change of state (sd_notify(3)). Without systemd there is no socket.

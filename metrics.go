@@ -83,7 +83,7 @@ func (s *service) record(w *response, r *http.Request) {
 		slog.String("route", cmp.Or(target, "unmatched")), slog.String("path", path),
 		slog.Int("status", w.status), slog.Duration("duration", d), slog.Int("bytes", w.bytes),
 		slog.String("remote", r.RemoteAddr), slog.String("request_id", w.requestID),
-		slog.GroupAttrs("", w.notes...)) // a group without a name is no group
+		slog.GroupAttrs("", w.notes...)) // slog inlines a group without a name
 }
 
 // --- The log ---
@@ -100,6 +100,7 @@ func levelStep(name string) int { return slices.Index(levelNames, strings.ToUppe
 func newLogHandler(out io.Writer, format, lowest string) slog.Handler {
 	options := &slog.HandlerOptions{Level: slog.LevelDebug + slog.Level(4*levelStep(lowest))}
 	options.ReplaceAttr = func(_ []string, a slog.Attr) slog.Attr {
+		// The Kind comes first, because Any allocates for each text in the line.
 		switch a.Value.Kind() {
 		case slog.KindTime:
 			a.Value = slog.TimeValue(a.Value.Time().UTC())
@@ -147,10 +148,11 @@ func (l *logFile) open(path string) error {
 	if err != nil {
 		return err
 	}
-	// A log that another process has left may end inside a line.
+	// A log that another process has left may end inside a line. An empty file, a pipe and
+	// /dev/null have an end of 0, and at -1, ReadAt reads nothing.
 	last := []byte{'\n'}
 	end, _ := file.Seek(0, io.SeekEnd)
-	file.ReadAt(last, end-1) // reads nothing if the file is empty, or no regular file
+	file.ReadAt(last, end-1)
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -212,15 +214,15 @@ var bounds = strings.Fields("0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf")
 
 // metrics counts what the service has done since its start.
 type metrics struct {
-	names    []string          // of the families, in the order of the table
+	names    []string          // of the families, in the order of deploy/metrics.txt
 	heads    map[string]string // HELP and TYPE, by family
 	sources  []runtimemetrics.Sample
 	sums     []string // for each of sources, the family that it is added to
 	inFlight atomic.Int64
 
 	mu       sync.Mutex          // guards what follows
-	traffic  []*traffic          // of each route, in the order in which they are exposed
-	routes   map[string]*traffic // the same, by pattern of the mux
+	traffic  []*traffic          // in the order of the API, after what no route answers
+	routes   map[string]*traffic // the same, by pattern of the mux or "other unmatched"
 	events   values              // by category
 	failures values              // by error_code
 }
@@ -255,7 +257,7 @@ func newMetrics() *metrics {
 	return m
 }
 
-// add makes the series of a pattern of the mux, with two statuses that are there at 0 before the
+// add makes the series of a route, with two statuses that are there at 0 before the
 // first request. Other statuses come with the first answer that has them.
 func (m *metrics) add(method, route string, status, other int) {
 	t := &traffic{labels: `{method="` + method + `",route="` + route + `"`, buckets: values{},
@@ -264,8 +266,9 @@ func (m *metrics) add(method, route string, status, other int) {
 	m.routes[method+" "+route] = t
 }
 
-// count counts one answer. What add does not know is a request that no route answers; category
-// and error_code may be empty.
+// count counts one answer. A pattern that add does not know is one that no route of the API
+// answers. The failure may be the zero errorCode: then the empty category and code are counted, and
+// addEach leaves them out.
 func (m *metrics) count(pattern string, status int, d time.Duration, failure errorCode) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -37,7 +37,7 @@ type store struct {
 	log      *slog.Logger
 	restored int          // tasks that the file had at the start
 	file     io.Writer    // nil if the tasks end with the process
-	sync     func() error // of the file
+	sync     func() error // syncs the file
 
 	// mu guards what follows. Nobody holds it while the disk is busy, so readers never wait for the
 	// disk. (A plain Mutex: every section is short, and an RWMutex would make each of them slower.)
@@ -202,8 +202,8 @@ func (s *store) get(id string) *Task {
 
 // page returns up to limit tasks, oldest first: those that follow the task whose id is after, or
 // the first ones if after is empty. The caller has checked that there is such a task. tasks is a
-// part of the list itself, for reading only: the list grows behind it. next is the after of the
-// next page, and empty on the last one.
+// part of the list itself, not a copy: stored tasks never change, and new ones go to its end. next
+// is the after of the next page, and empty on the last one.
 func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,7 +212,7 @@ func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 	if end < s.shown {
 		next = s.tasks[end-1].ID
 	}
-	return s.tasks[start:end], next
+	return s.tasks[start:end:end], next
 }
 
 // limiter is a token bucket. Instead of a count of tokens, it keeps the time at which the bucket is

@@ -32,7 +32,7 @@ const (
 	defaultPage = 100      // tasks
 )
 
-// Task is what the service is about: in memory, in the data file, and in the JSON of the API.
+// Task is what the service is about: in memory, in the data file and, as a taskJSON, in answers.
 type Task struct {
 	ID        string    `json:"task_id"` // given by the service; safe in a URL
 	Name      string    `json:"task_name"`
@@ -47,15 +47,13 @@ const pending = "pending"
 // as failures, so there are no fractions of a second.
 func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// shownTask is a task in an answer. Its CreatedAt hides that of Task: the JSON is the same, but
-// encoding/json takes as long for a time.Time as for the rest of a task.
-type shownTask struct {
+// taskJSON is a task in an answer. Its CreatedAt takes the place of that of Task: the JSON is the
+// same, but it comes from a text. A time.Time takes encoding/json as long as the rest of a task.
+type taskJSON struct {
 	*Task
 	CreatedAt string `json:"created_at"`
-	Message   string `json:"message,omitempty"` // after a creation
+	Message   string `json:"message,omitempty"` // only in the answer to a creation
 }
-
-func show(t *Task, note string) shownTask { return shownTask{t, timestamp(t.CreatedAt), note} }
 
 // createTask: POST /api/tasks.
 func (s *service) createTask(w *response, r *http.Request) error {
@@ -76,7 +74,7 @@ func (s *service) createTask(w *response, r *http.Request) error {
 
 	w.note(slog.String("task_id", task.ID), slog.String("user_id", url.QueryEscape(task.UserID)))
 	w.Header().Set("Location", "/api/tasks/"+task.ID)
-	return w.sendJSON(http.StatusCreated, show(&task, "task created"))
+	return w.sendJSON(http.StatusCreated, taskJSON{&task, timestamp(now), "task created"})
 }
 
 // getTask: GET /api/tasks/{task_id}.
@@ -85,7 +83,7 @@ func (s *service) getTask(w *response, r *http.Request) error {
 	if task == nil {
 		return newError(notFound, "there is no such task")
 	}
-	return w.sendJSON(http.StatusOK, show(task, ""))
+	return w.sendJSON(http.StatusOK, taskJSON{task, timestamp(task.CreatedAt), ""})
 }
 
 // listTasks: GET /api/tasks.
@@ -124,15 +122,15 @@ func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) e
 	}
 
 	tasks, next := s.store.page(after, limit)
-	shown := make([]shownTask, len(tasks))
+	page := make([]taskJSON, len(tasks))
 	for i, task := range tasks {
-		shown[i] = show(task, "")
+		page[i] = taskJSON{task, timestamp(task.CreatedAt), ""}
 	}
 	return w.sendJSON(http.StatusOK, struct {
 		Stats map[string]any `json:"storage_stats,omitempty"`
-		Tasks []shownTask    `json:"tasks"`
+		Tasks []taskJSON     `json:"tasks"`
 		Next  string         `json:"next,omitempty"` // the after of the next page, if there is one
-	}{stats, shown, next})
+	}{stats, page, next})
 }
 
 // --- What a request may say ---
@@ -161,6 +159,7 @@ func readNewTask(r *http.Request) ([]string, error) {
 	case err != nil:
 		return nil, badJSON("ends early or is framed wrongly", len(body))
 	}
+	// A user_id need not be given: then it is system.
 	return readTexts(string(body), []string{"", "system"}, "task_name", "user_id")
 }
 
@@ -168,7 +167,7 @@ func readNewTask(r *http.Request) ([]string, error) {
 // those of a request.
 func parseStoredTask(line string) (task Task, err error) {
 	text := cutTexts(line)
-	if text[0] == "" {
+	if text[0] == "" { // cutTexts cannot tell
 		text, err = readTexts(line, text, "task_id", "task_name", "user_id", "status", "created_at")
 	}
 
@@ -186,8 +185,9 @@ func parseStoredTask(line string) (task Task, err error) {
 }
 
 // cutTexts returns the five texts of a line that is just as the service writes it, if nothing in it
-// is escaped or breaks a rule, or else five empty ones. Nearly all lines are like that, and cutting
-// them takes a quarter of the time of parsing JSON, so that a million tasks are read in seconds.
+// is escaped or breaks a rule, or else five empty ones, for readTexts to fill. Nearly all lines are
+// like that, and cutting them takes a quarter of the time of parsing JSON, so that a million tasks
+// are read in seconds.
 func cutTexts(line string) []string {
 	rest, isStart := strings.CutPrefix(line, `{"task_id":"`)
 	id, rest, _ := strings.Cut(rest, `","task_name":"`) // if it is missing, rest is empty: no isEnd
@@ -209,9 +209,10 @@ func cutTexts(line string) []string {
 	return []string{strings.Clone(id), strings.Clone(name), strings.Clone(user), pending, created}
 }
 
-// readTexts reads a JSON object that has these fields, all of them texts, and no other. It puts
-// them into texts and returns it. What is in texts before is the default of a field that need not
-// be there, or empty. The error names everything that is wrong.
+// readTexts reads a JSON object that has these fields, all of them texts, and no other. For each
+// field, texts has the default, or an empty text if the field must be given. readTexts overwrites
+// them with what it reads, and returns texts, even with an error. The error names everything that
+// is wrong.
 //
 // The members go into a map, because a struct would hide keys in another case, null, and unknown
 // members. A key that is there twice counts with its last value.
