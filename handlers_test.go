@@ -903,12 +903,12 @@ func fakeProc(t *testing.T, cpu, memory string) {
 }
 
 // health gets the detailed health, and what it says in short of the CPU, the memory and the disk:
-// "normal:15.2", or why a reading is left out. The form of a number matters to bc.
+// "15.2:normal", or why a reading is left out. The form of a number matters to bc.
 func health(t testing.TB, s *service, want int) (body string, says map[string]string) {
 	t.Helper()
 	body, says = get(t, s, want, "/health/detailed").body, map[string]string{}
 	for name := range strings.FieldsSeq("cpu memory disk") {
-		form := `"` + name + `":{[^}]*"status":"(\w+)","usage_percent":(\d+(?:\.\d)?)}`
+		form := `"` + name + `":{"usage_percent":(\d+(?:\.\d)?),[^}]*"status":"(\w+)"}`
 		why := find(body, `"reason":"(?:[^"]*; )?`+name+`: ([^;"]*)`)
 		says[name] = strings.Join(append(find(body, form), why...), " and yet ")
 	}
@@ -924,20 +924,20 @@ func sample(s *service) {
 
 func TestReadings(t *testing.T) {
 	for _, row := range rows(`
-		cpu    | 100 0 40 848 0 8 4      | normal:15.2 | user, system and interrupts are work
-		cpu    | 10 0 0 60 20 0 0 10     | normal:20   | stolen time is no rest, waiting is no work
-		cpu    | 800 0 0 200 0 0 0       | normal:80   | 80 percent are normal
-		cpu    | 801 0 0 199 0 0 0       | high:80.1   | a little more is high
-		cpu    | 1 0 0 2 0 0 0           | normal:33.3 | one fraction digit is enough
-		cpu    | 1 0 0 99999999999 0 0 0 | normal:0    | next to nothing has no exponent
+		cpu    | 100 0 40 848 0 8 4      | 15.2:normal | user, system and interrupts are work
+		cpu    | 10 0 0 60 20 0 0 10     | 20:normal   | stolen time is no rest, waiting is no work
+		cpu    | 800 0 0 200 0 0 0       | 80:normal   | 80 percent are normal
+		cpu    | 801 0 0 199 0 0 0       | 80.1:high   | a little more is high
+		cpu    | 1 0 0 2 0 0 0           | 33.3:normal | one fraction digit is enough
+		cpu    | 1 0 0 99999999999 0 0 0 | 0:normal    | next to nothing has no exponent
 		cpu    | 0 0 0 0 0 0 0           | …failed     | no time has ever passed
 		cpu    | -100 0 0 50 0 0 0       | …failed     | negative time
 		cpu    | NaN 0 0 1 0 0 0         | …failed     | no number
 		cpu    | 100 0 0 800 -5 0 0      | …failed     | waiting for less than no time
-		cpu    | 2e307 0 0 1e308 0 0 0   | normal:16.7 | as much as a number can be
+		cpu    | 2e307 0 0 1e308 0 0 0   | 16.7:normal | as much as a number can be
 		cpu    |                         | …failed     | no file
-		memory | 1000 199                | high:80.1   | what is not available is in use
-		memory | 1000 60 50 800 790      | high:94     | a full tmpfs is no free page cache
+		memory | 1000 199                | 80.1:high   | what is not available is in use
+		memory | 1000 60 50 800 790      | 94:high     | a full tmpfs is no free page cache
 		memory | 1000 1001               | …failed     | more available than there is
 		memory | 1000                    | …failed     | no line that says what is available
 		memory | - 542                   | …failed     | no line that says what there is
@@ -949,7 +949,7 @@ func TestReadings(t *testing.T) {
 			fakeProc(t, proc["cpu"], proc["memory"])
 			s, _ := build(t, "-disk-path="+t.TempDir(), "-disk-high=100")
 			sample(s)
-			_, number, wantRatio := strings.Cut(want, ":")
+			number, _, wantRatio := strings.Cut(want, ":")
 			percent, _ := strconv.ParseFloat(number, 64)
 			_, says := health(t, s, map[bool]int{true: 200, false: 503}[wantRatio])
 			like(t, name, says[name], want)
@@ -965,18 +965,18 @@ func TestHighIsInformationAndNoFault(t *testing.T) {
 	s, _ := build(t, "-cpu-high=95", "-memory-high=45.7", "-disk-high=0")
 	sample(s)
 	_, says := health(t, s, 200)
-	like(t, "readings", fmt.Sprint(says), "map[cpu:normal:90 disk:high:… memory:high:45.8]")
+	like(t, "readings", fmt.Sprint(says), "map[cpu:90:normal disk:…:high memory:45.8:high]")
 }
 
 func TestCPUIsReadSinceBootAndThenSinceTheLastReading(t *testing.T) {
 	s, _ := build(t)
 	for _, row := range rows(`
-		10 0 0 90 0 0 0    | normal:10 | since boot
-		10 0 0 90 0 0 0    | normal:10 | no time has passed: the last value stands
-		40 0 0 160 0 0 0   | normal:30 | since the last reading
-		50 0 0 160 40 0 0  | normal:20 | with some waiting for the disk
-		90 0 0 200 30 0 0  | normal:20 | iowait went back, as it may: the last value stands
-		140 0 0 250 30 0 0 | normal:50 | and the next one counts from there`) {
+		10 0 0 90 0 0 0    | 10:normal | since boot
+		10 0 0 90 0 0 0    | 10:normal | no time has passed: the last value stands
+		40 0 0 160 0 0 0   | 30:normal | since the last reading
+		50 0 0 160 40 0 0  | 20:normal | with some waiting for the disk
+		90 0 0 200 30 0 0  | 20:normal | iowait went back, as it may: the last value stands
+		140 0 0 250 30 0 0 | 50:normal | and the next one counts from there`) {
 		fakeProc(t, row[0], quietMemory)
 		sample(s)
 		_, says := health(t, s, 200)
@@ -1037,13 +1037,13 @@ func TestASensorThatHangsAgesItsOwnReadingAndNoOther(t *testing.T) {
 		s, _ := build(t)
 		answer := make(chan error)
 		defer close(answer)
-		s.host[2].read = func() (values, error) {
-			return values{"usage_percent": 37.1, "free_bytes": 1}, <-answer
+		s.host[2].read = func() (reading, error) {
+			return reading{Usage: 37.1, Free: 0}, <-answer
 		}
 		expect := func(when string, status int, disk string) {
 			t.Helper()
 			_, says := health(t, s, status)
-			want := "map[cpu:normal:15.2 disk:" + disk + " memory:normal:45.8]"
+			want := "map[cpu:15.2:normal disk:" + disk + " memory:45.8:normal]"
 			equal(t, when, fmt.Sprint(says), want)
 			_, known := scrape(t, s)["system_disk_usage_ratio"]
 			equal(t, when+", the metrics know the disk", known, status == 200)
@@ -1054,9 +1054,9 @@ func TestASensorThatHangsAgesItsOwnReadingAndNoOther(t *testing.T) {
 		equal(t, "the start goes on within an interval", time.Since(began) < sampleInterval, true)
 		expect("the first answer", 503, "not read yet")
 		reply(nil)
-		expect("when the disk has answered", 200, "normal:37.1")
+		expect("when the disk has answered", 200, "37.1:normal")
 		time.Sleep(3 * sampleInterval)
-		expect("a reading is good for three intervals", 200, "normal:37.1")
+		expect("a reading is good for three intervals", 200, "37.1:normal")
 		time.Sleep(time.Nanosecond)
 		expect("after a little more", 503, "the last reading is too old")
 		equal(t, "age", scrape(t, s)[`system_sample_age_seconds{reading="disk"}`], 15.000000001)

@@ -98,19 +98,12 @@ func (s *service) checks(now time.Time) map[string]check {
 
 	resources := check{"status": "healthy"}
 	for _, sensor := range s.host {
-		numbers, err := sensor.fresh(now)
+		last, err := sensor.fresh(now)
 		if err != nil {
 			resources.fail(sensor.name + ": " + err.Error())
 			continue
 		}
-		resource := check{"status": "normal"}
-		if numbers["usage_percent"] > sensor.high {
-			resource["status"] = "high" // which is information and no fault
-		}
-		for name, value := range numbers {
-			resource[name] = value
-		}
-		resources[sensor.name] = resource
+		resources[sensor.name] = last
 	}
 
 	return map[string]check{"application": app, "storage": storage, "system_resources": resources}
@@ -125,19 +118,26 @@ type sensor struct {
 	name  string
 	ratio string  // the metric of a resource of the host
 	high  float64 // percent above which a resource of the host is high
-	read  func() (values, error)
+	read  func() (reading, error)
 	last  atomic.Pointer[reading] // nil if there is none yet
 }
-
-// values are numbers by name. What is not known is not there.
-type values map[string]float64
 
 // reading is what a sensor has read, when, and with what error.
 type reading struct {
 	at     time.Time
-	values values
-	err    error // which anybody may see
+	err    error  // which anybody may see
+	values values // of the process, by the names of the metrics
+
+	// A resource of the host, as JSON. The numbers of bytes are any, because omitempty leaves out a
+	// nil, but also a plain 0.
+	Usage     float64 `json:"usage_percent"`
+	Available any     `json:"available_bytes,omitempty"` // of the memory
+	Free      any     `json:"free_bytes,omitempty"`      // of the disk
+	Status    string  `json:"status"`                    // normal or high
 }
+
+// values are numbers by name. What is not known is not there.
+type values map[string]float64
 
 // notYet is the reading of a sensor that has none.
 var notYet = &reading{err: errors.New("not read yet")}
@@ -164,36 +164,40 @@ func startSensors(ctx context.Context, log *slog.Logger, sensors []*sensor) {
 
 // sample reads the sensor once. The cause of a failure goes to the log and nowhere else.
 func (s *sensor) sample(log *slog.Logger) {
-	numbers, err := s.read()
+	r, err := s.read()
 	if err != nil {
 		log.Warn("a reading failed", "reading", s.name, "cause", err)
-		err = errors.New("the reading failed")
+		r.err = errors.New("the reading failed")
 	}
-	s.last.Store(&reading{time.Now(), numbers, err})
+	r.at, r.Status = time.Now(), "normal"
+	if r.Usage > s.high {
+		r.Status = "high" // which is information and no fault
+	}
+	s.last.Store(&r)
 }
 
-// fresh returns the values of the last reading, or why it is of no use.
-func (s *sensor) fresh(now time.Time) (values, error) {
+// fresh returns the last reading, or why it is of no use. The reading is never nil.
+func (s *sensor) fresh(now time.Time) (*reading, error) {
 	last := cmp.Or(s.last.Load(), notYet)
 	if last.err == nil && now.Sub(last.at) > 3*sampleInterval {
-		return nil, errors.New("the last reading is too old")
+		return notYet, errors.New("the last reading is too old")
 	}
-	return last.values, last.err
+	return last, last.err
 }
 
 // errImpossible is for numbers that cannot be true. gopsutil v3, which is frozen, returns such
 // numbers without an error, for example where it cannot read /proc.
 var errImpossible = errors.New("the reading is empty or impossible")
 
-// usedPercent returns how much of a total is used, with at most one fraction digit.
-func usedPercent(unused, total float64) float64 { return math.Round(1000*(1-unused/total)) / 10 }
+// used returns how much of a total is used, in percent with at most one fraction digit.
+func used(unused, total float64) float64 { return math.Round(1000*(1-unused/total)) / 10 }
 
 // cpuTimes is what the last call of read has found. (cpu.Percent would not do: all its callers
 // share one baseline.)
 type cpuTimes struct{ busy, idle, iowait, percent float64 }
 
 // read reads how busy the CPUs have been since the last call, and at first since boot.
-func (last *cpuTimes) read() (values, error) {
+func (last *cpuTimes) read() (reading, error) {
 	times, err := cpu.Times(false)
 	t := append(times, cpu.TimesStat{})[0]                           // without times, all is 0
 	busy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // User includes guests
@@ -201,46 +205,44 @@ func (last *cpuTimes) read() (values, error) {
 	lowest := min(t.User, t.System, t.Nice, t.Irq, t.Softirq, t.Steal, t.Idle, t.Iowait)
 	// NaN is impossible, too: no comparison with it is true.
 	if err != nil || !(lowest >= 0 && busy+idle > 0) || math.IsInf(busy+idle, 0) {
-		return nil, errors.Join(errImpossible, err)
+		return reading{}, errors.Join(errImpossible, err)
 	}
 
 	// If no time has passed, or a counter has gone back, the last percentage still stands. Iowait
 	// is known to go back.
 	total := (busy - last.busy) + (idle - last.idle)
 	if total > 0 && busy >= last.busy && idle >= last.idle && t.Iowait >= last.iowait {
-		last.percent = usedPercent(idle-last.idle, total)
+		last.percent = used(idle-last.idle, total)
 	}
 	last.busy, last.idle, last.iowait = busy, idle, t.Iowait
-	return values{"usage_percent": last.percent}, nil
+	return reading{Usage: last.percent}, nil
 }
 
 // readMemory reads how much memory is in use: all that is not available to programs. (The
 // UsedPercent of gopsutil v3 counts a full tmpfs as free.)
-func readMemory() (values, error) {
+func readMemory() (reading, error) {
 	m, err := mem.VirtualMemory()
 	// A host that runs has some memory left: otherwise, nothing was read.
 	if err != nil || m.Available == 0 || m.Available > m.Total {
-		return nil, errors.Join(errImpossible, err)
+		return reading{}, errors.Join(errImpossible, err)
 	}
-	percent := usedPercent(float64(m.Available), float64(m.Total))
-	return values{"usage_percent": percent, "available_bytes": float64(m.Available)}, nil
+	return reading{Usage: used(float64(m.Available), float64(m.Total)), Available: m.Available}, nil
 }
 
 // readDisk reads how full the file system of -disk-path is, as df prints it: of what programs
 // without privileges can use.
-func (c config) readDisk() (values, error) {
+func (c config) readDisk() (reading, error) {
 	d, err := disk.Usage(c.diskPath)
 	// FreeBSD may have less than nothing left, which wraps around.
 	if err != nil || d.Free > d.Total || d.Used+d.Free == 0 {
-		return nil, errors.Join(errImpossible, err)
+		return reading{}, errors.Join(errImpossible, err)
 	}
-	percent := usedPercent(float64(d.Free), float64(d.Used+d.Free))
-	return values{"usage_percent": percent, "free_bytes": float64(d.Free)}, nil
+	return reading{Usage: used(float64(d.Free), float64(d.Used+d.Free)), Free: d.Free}, nil
 }
 
 // readProcess reads what this process uses, by the names of the metrics. What the system does not
 // tell is left out.
-func readProcess() (values, error) {
+func readProcess() (reading, error) {
 	v := values{}
 	self := &process.Process{Pid: int32(os.Getpid())}
 	if t, err := self.Times(); err == nil {
@@ -259,5 +261,5 @@ func readProcess() (values, error) {
 			v["process_virtual_memory_max_bytes"] = float64(limit.Soft)
 		}
 	}
-	return v, nil
+	return reading{values: v}, nil
 }

@@ -375,8 +375,8 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 
 	ages, healthy := values{}, values{}
 	for _, sensor := range s.host {
-		if numbers, err := sensor.fresh(now); err == nil {
-			x.add(sensor.ratio, numbers["usage_percent"]/100)
+		if last, err := sensor.fresh(now); err == nil {
+			x.add(sensor.ratio, last.Usage/100)
 		}
 		if last := sensor.last.Load(); last != nil && last.err == nil {
 			ages[sensor.name] = max(0, now.Sub(last.at).Seconds())
@@ -403,7 +403,7 @@ func buildInfo() (version, revision, goVersion string) {
 func (s *service) exposeProcess(x *exposition, now time.Time) {
 	numbers := values{"process_start_time_seconds": float64(s.started.UnixMilli()) / 1000}
 	process, _ := s.process.fresh(now)
-	maps.Copy(numbers, process)
+	maps.Copy(numbers, process.values)
 	sources := slices.Clone(s.metrics.sources) // because Read writes into it
 	runtimemetrics.Read(sources)
 	for i, source := range sources {

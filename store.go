@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,7 +29,7 @@ import (
 func newID() string {
 	id := make([]byte, 16)
 	rand.Read(id) // never fails
-	return fmt.Sprintf("task_%x", id)
+	return "task_" + hex.EncodeToString(id)
 }
 
 // store holds tasks in order of creation. Its methods may be called concurrently.
