@@ -125,11 +125,11 @@ type sensor struct {
 // reading is what a sensor has read, when, and with what error.
 type reading struct {
 	at     time.Time
-	err    error  // which anybody may see
+	err    error  // which anybody may see: sample sets it, and logs the cause
 	values values // of the process, by the names of the metrics
 
-	// A resource of the host, as JSON. The numbers of bytes are any, because omitempty leaves out a
-	// nil, but also a plain 0.
+	// A resource of the host, as JSON. The numbers of bytes have the type any: of a number,
+	// omitempty would leave out a 0, too, and not only what is not there.
 	Usage     float64 `json:"usage_percent"`
 	Available any     `json:"available_bytes,omitempty"` // of the memory
 	Free      any     `json:"free_bytes,omitempty"`      // of the disk

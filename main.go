@@ -71,11 +71,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 
-	// Otherwise, a write to a broken standard error would end the process, and its tasks.
+	// By default, a write to a broken standard error would end the process, and its tasks.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM) // even if a shell has them ignored
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM) // even if a shell made it ignore them
 	go func() {
 		stop(fmt.Errorf("signal: %v", <-signals))
 		<-signals // whoever sends a second one does not want to wait
@@ -432,7 +432,7 @@ func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 }
 
 // newResponse returns the response (task.go) of one request, with the headers that all answers
-// have. The id is the client's, if it is valid.
+// have, but exposeMetrics removes Cache-Control. The id is the client's, if it is valid.
 func (s *service) newResponse(rw http.ResponseWriter, r *http.Request) *response {
 	w := &response{ResponseWriter: rw, service: s, start: time.Now()}
 	w.requestID = r.Header.Get("X-Request-Id")

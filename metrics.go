@@ -25,7 +25,7 @@ import (
 
 // --- One record for each request ---
 
-// record is deferred before a request is looked at, so that it sees every panic. It counts the
+// record is deferred before the route is looked up, so that it sees every panic. It counts the
 // request and logs one line before net/http sends the end of the answer: a client that has the
 // whole answer can rely on the counters.
 func (s *service) record(w *response, r *http.Request) {
@@ -35,8 +35,8 @@ func (s *service) record(w *response, r *http.Request) {
 		w.failure = panicked
 	}
 
-	// Before an answer has begun, a panic becomes a 500. After that, the panic goes on to net/http,
-	// which closes the connection: half an answer must not look whole.
+	// Before an answer has begun, a panic becomes a 500. After that, http.ErrAbortHandler makes
+	// net/http close the connection and log nothing: half an answer must not look whole.
 	if w.failure == panicked && w.status == 0 {
 		w.sendError(newError(panicked, "internal error"))
 	} else if cause != nil {
@@ -75,7 +75,7 @@ func (s *service) record(w *response, r *http.Request) {
 	}
 	path = strings.ReplaceAll(path, "=", "%3D") // else a path could look like another field
 
-	// Only the patterns of the API have a method and, behind a blank, a path. The others answer 404
+	// Only the patterns of the API have a method and, after a blank, a path. The others answer 404
 	// and 405: those requests are unmatched, here as in the metrics.
 	_, target, _ := strings.Cut(w.pattern, " ")
 	s.log.LogAttrs(r.Context(), failure.level, msg,
@@ -198,7 +198,7 @@ func (l *logFile) write() {
 		l.torn = l.lines[n-1] != '\n'
 	}
 
-	// The first error of a row is told on standard error, unless that is what has failed.
+	// The first of the errors in a row is reported on standard error, unless that is what failed.
 	if err != nil && l.err == nil && l.file != nil {
 		fmt.Fprintln(l.stderr, "taskapi: the log cannot be written, lines are lost:", err)
 	}
@@ -221,7 +221,7 @@ type metrics struct {
 	inFlight atomic.Int64
 
 	mu       sync.Mutex          // guards what follows
-	traffic  []*traffic          // in the order of the API, after what no route answers
+	traffic  []*traffic          // first what no route answers, then the API in its order
 	routes   map[string]*traffic // the same, by pattern of the mux or "other unmatched"
 	events   values              // by category
 	failures values              // by error_code
@@ -257,8 +257,8 @@ func newMetrics() *metrics {
 	return m
 }
 
-// add makes the series of a route, with two statuses that are there at 0 before the
-// first request. Other statuses come with the first answer that has them.
+// add makes the series of a route, with two statuses that are there at 0 before the first request.
+// Other statuses come with the first answer that has them.
 func (m *metrics) add(method, route string, status, other int) {
 	t := &traffic{labels: `{method="` + method + `",route="` + route + `"`, buckets: values{},
 		codes: values{strconv.Itoa(status): 0, strconv.Itoa(other): 0}}
@@ -288,8 +288,9 @@ func (m *metrics) count(pattern string, status int, d time.Duration, failure err
 
 // families has a row for each family of metrics: name, type and help, and, if its value is a sum of
 // metrics of the Go runtime, their names. To add a family, add a row, and, unless it is such a sum,
-// a call of exposition.add below. The go_* and process_* families are those that stock dashboards
-// draw, by the names of client_golang.
+// a call of exposition.add below, or for process_*, a value in readProcess. README.md lists the
+// families, too. The go_* and process_* families are those that stock dashboards draw, by the names
+// of client_golang.
 //
 //go:embed deploy/metrics.txt
 var families string

@@ -47,8 +47,8 @@ const pending = "pending"
 // as failures, so there are no fractions of a second.
 func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// taskJSON is a task in an answer. Its CreatedAt takes the place of that of Task: the JSON is the
-// same, but it comes from a text. A time.Time takes encoding/json as long as the rest of a task.
+// taskJSON is a task in an answer. Its CreatedAt hides that of Task, so encoding/json gets the time
+// as a text. The JSON is the same, but to encode a time.Time takes as long as the rest of a task.
 type taskJSON struct {
 	*Task
 	CreatedAt string `json:"created_at"`
@@ -167,7 +167,7 @@ func readNewTask(r *http.Request) ([]string, error) {
 // those of a request.
 func parseStoredTask(line string) (task Task, err error) {
 	text := cutTexts(line)
-	if text[0] == "" { // cutTexts cannot tell
+	if text[0] == "" { // the line is not just as the service writes it
 		text, err = readTexts(line, text, "task_id", "task_name", "user_id", "status", "created_at")
 	}
 
