@@ -1411,7 +1411,7 @@ func testRecord(t *testing.T, row []string) {
 	s.handle(doRoute)
 	s.metrics.add("POST", "/do/{what}", 200, 500)
 	s.limiter.take(1, time.Now()) // the one token of -rate=1, and the one place of -max-tasks=1
-	must(t, s.store.add(Task{}))
+	must(t, s.store.add(&Task{}))
 	req := httptest.NewRequest(method, "http://localhost"+path, strings.NewReader(body))
 	req.Header, req.RemoteAddr = header, "127.0.0.1:1234" // which may see profiles
 	if body == "late" {
@@ -2280,7 +2280,7 @@ func TestWhatACrashLeftOfALineIsCutOff(t *testing.T) {
 		s, log, after, err := restore(t, path, text[:n])
 		must(t, err)
 		tasks, _ := s.page("", 10)
-		must(t, s.add(Task{}))
+		must(t, s.add(&Task{}))
 		warned := find(log, `level=(.*?) .* bytes=(\d+)`)
 		got := fmt.Sprint(warned, lines(tasks...), after, content(path))
 		warning := map[bool]string{true: fmt.Sprint("WARNING:", n-len(whole))}[n > len(whole)]

@@ -10,7 +10,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,7 +28,7 @@ import (
 func newID() string {
 	id := make([]byte, 16)
 	rand.Read(id) // never fails
-	return "task_" + hex.EncodeToString(id)
+	return fmt.Sprintf("task_%x", id)
 }
 
 // store holds tasks in order of creation. Its methods may be called concurrently.
@@ -115,18 +114,19 @@ func (s *store) put(task *Task) {
 	s.index[task.ID] = len(s.tasks)
 }
 
-// add stores a task. With a file, it returns nil only after the task has been written and synced.
+// add stores a task, which must not change any more. With a file, it returns nil only after the
+// task has been written and synced.
 //
 // This is a group commit: one sync takes as long for many tasks as for one. While one caller is
 // writing, the tasks of others wait. When it is done, it wakes all callers. Those whose tasks were
 // written return, and the first of the others writes for the rest.
-func (s *store) add(task Task) error {
+func (s *store) add(task *Task) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.refusal(); err != nil {
 		return err
 	}
-	s.put(&task)
+	s.put(task)
 	for mine := len(s.tasks); s.shown < mine; {
 		switch {
 		case s.file == nil:
@@ -157,7 +157,7 @@ func (s *store) write() {
 
 	var lines strings.Builder
 	for _, task := range batch {
-		json.NewEncoder(&lines).Encode(task) // cannot fail: it has texts and a time only
+		json.NewEncoder(&lines).Encode(task.toJSON("")) // cannot fail: it has texts only
 	}
 	_, err := io.WriteString(s.file, lines.String())
 	if err == nil {

@@ -32,7 +32,7 @@ const (
 	defaultPage = 100      // tasks
 )
 
-// Task is what the service is about: in memory, in the data file and, as a taskJSON, in answers.
+// Task is what the service is about: in memory and, as a taskJSON, in answers and the data file.
 type Task struct {
 	ID        string    `json:"task_id"` // given by the service; safe in a URL
 	Name      string    `json:"task_name"`
@@ -47,13 +47,16 @@ const pending = "pending"
 // as failures, so there are no fractions of a second.
 func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// taskJSON is a task in an answer. Its CreatedAt hides that of Task, so encoding/json gets the time
-// as a text. The JSON is the same, but to encode a time.Time takes as long as the rest of a task.
+// taskJSON is a task as it is sent and stored. Its CreatedAt hides that of Task, so encoding/json
+// gets the time as a text. The JSON is the same, but to encode a time.Time takes as long as all the
+// other fields of a task.
 type taskJSON struct {
 	*Task
 	CreatedAt string `json:"created_at"`
 	Message   string `json:"message,omitempty"` // only in the answer to a creation
 }
+
+func (t *Task) toJSON(msg string) taskJSON { return taskJSON{t, timestamp(t.CreatedAt), msg} }
 
 // createTask: POST /api/tasks.
 func (s *service) createTask(w *response, r *http.Request) error {
@@ -67,14 +70,14 @@ func (s *service) createTask(w *response, r *http.Request) error {
 		w.Header().Set("Retry-After", "1") // seconds
 		return newError(rateLimited, "too many tasks are being created; try again later")
 	}
-	task := Task{newID(), text[0], text[1], pending, now.UTC().Truncate(time.Second)}
+	task := &Task{newID(), text[0], text[1], pending, now.UTC().Truncate(time.Second)}
 	if err := s.store.add(task); err != nil {
 		return err
 	}
 
 	w.note(slog.String("task_id", task.ID), slog.String("user_id", url.QueryEscape(task.UserID)))
 	w.Header().Set("Location", "/api/tasks/"+task.ID)
-	return w.sendJSON(http.StatusCreated, taskJSON{&task, timestamp(now), "task created"})
+	return w.sendJSON(http.StatusCreated, task.toJSON("task created"))
 }
 
 // getTask: GET /api/tasks/{task_id}.
@@ -83,7 +86,7 @@ func (s *service) getTask(w *response, r *http.Request) error {
 	if task == nil {
 		return newError(notFound, "there is no such task")
 	}
-	return w.sendJSON(http.StatusOK, taskJSON{task, timestamp(task.CreatedAt), ""})
+	return w.sendJSON(http.StatusOK, task.toJSON(""))
 }
 
 // listTasks: GET /api/tasks.
@@ -124,7 +127,7 @@ func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) e
 	tasks, next := s.store.page(after, limit)
 	page := make([]taskJSON, len(tasks))
 	for i, task := range tasks {
-		page[i] = taskJSON{task, timestamp(task.CreatedAt), ""}
+		page[i] = task.toJSON("")
 	}
 	return w.sendJSON(http.StatusOK, struct {
 		Stats map[string]any `json:"storage_stats,omitempty"`
@@ -355,6 +358,7 @@ func (e *apiError) Error() string {
 }
 
 // response is the http.ResponseWriter of every handler. It remembers what record has to know.
+// ServeHTTP makes it (main.go: newResponse).
 type response struct {
 	http.ResponseWriter
 	service            *service
