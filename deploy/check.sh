@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
 # Proves every file of this folder with the real program that reads it, on loopback, with temporary folders and
-# free ports. Prints one line a check and the seconds of each part, closes with "N passed, N failed", and exits 1 if any
-# failed.
+# free ports. Prints one line a check and the seconds of each part, and closes with "N passed, N failed". The exit status
+# is 0 if every check and every part has passed, 1 if any failed, 2 for a part that there is not, and 130 after ^C or SIGTERM.
 #
 #   deploy/check.sh              everything
 #   deploy/check.sh nginx logs   only these parts: the names in check.d without their number
 #
-# A part is a file in check.d that is sourced here, in a subshell of its own, and calls the functions below. As root on
-# Debian it installs what it misses; elsewhere a missing program is a failed check.
+# A part is a file in check.d that is sourced here, in a subshell of its own, and calls the functions below. One in which
+# nothing has passed has failed: it has proved nothing. As root on Debian a part installs what it misses; elsewhere a
+# missing program is a failed check.
 set -u -o pipefail
 
 deploy=$(cd "$(dirname "$0")" && pwd)
 repo=$(dirname "$deploy")
+for name in "$@"; do
+  compgen -G "$deploy/check.d/[0-9][0-9]-$name.sh" >/dev/null || { echo "check.sh: there is no part $name" >&2; exit 2; }
+done
 work=$(mktemp -d /tmp/taskapi-check.XXXXXX)
 chmod 755 "$work"
 taskapi=$work/bin/taskapi
@@ -30,18 +34,23 @@ check() {
     echo "ok    $what"
     echo pass >>"$results"
   else
-    echo "FAIL  $what (exit $status: $*)"
+    fail "$what (exit $status: $*)"
     tail -n 25 "$work/check.out" | sed 's/^/      | /'
-    echo fail >>"$results"
   fi
   return $status
+}
+
+# fail WHAT: the line of a check that has failed.
+fail() {
+  echo "FAIL  $1"
+  echo fail >>"$results"
 }
 
 # skip WHAT WHY: a check that this machine cannot run. Never for what a machine in good order can.
 skip() { echo "skip  $1: $2"; }
 
 # need PACKAGE…: installs the Debian packages that are missing. A package's own service is not started: policy-rc.d
-# answers 101, "action forbidden by policy", for as long as the installation lasts.
+# answers 101, "action forbidden by policy", for as long as the installation lasts. Who else is installing is waited for.
 need() {
   local missing=() p policy=/usr/sbin/policy-rc.d own=
   for p in "$@"; do
@@ -51,7 +60,8 @@ need() {
   [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 1
   [ -e $policy ] || { own=1; printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy; }
   [ -e "$work/apt-updated" ] || { apt-get update -qq >/dev/null 2>&1; : >"$work/apt-updated"; }
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$work/apt.log" 2>&1
+  DEBIAN_FRONTEND=noninteractive apt-get install -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends "${missing[@]}" \
+    >"$work/apt.log" 2>&1
   local status=$?
   [ -n "$own" ] && rm -f $policy
   [ $status -eq 0 ] || tail -n 5 "$work/apt.log"
@@ -259,8 +269,10 @@ answered() {
   [ "$said" = "200 $(wc -l <"$1")" ]
 }
 
+# finish: a status that an exit asked for stands, but for 0 where a check has failed or none has passed. It is taken down
+# first: in the trap for EXIT, an exit without a number ends with the status from before the trap.
 finish() {
-  local f pid
+  local status=$? f pid passed failed
   for f in "$work"/*.pid; do
     [ -e "$f" ] || continue
     pid=$(cat "$f")
@@ -271,18 +283,17 @@ finish() {
   while read -r _ f _; do
     [[ $f != "$work"/* ]] || umount -l "$f"
   done </proc/mounts
-  local passed failed
   passed=$(grep -c pass "$results")
   failed=$(grep -c fail "$results")
   rm -rf "$work"
   echo "$passed passed, $failed failed"
-  [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
-  exit
+  if [ $status -eq 0 ] && { [ "$failed" -gt 0 ] || [ "$passed" -eq 0 ]; }; then status=1; fi
+  exit $status
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-need curl jq || echo "FAIL  curl and jq are needed"
+need curl jq || fail "curl and jq are needed"
 mkdir -p "$work/bin"
 check "the service builds" go build -C "$repo" -o "$taskapi" . || exit
 
@@ -292,9 +303,11 @@ for part in "$deploy"/check.d/*.sh; do
   if [ $# -eq 0 ] || [[ " $* " == *" $name "* ]]; then
     echo "== $name"
     began=$SECONDS
+    before=$(grep -c pass "$results")
     # shellcheck source=/dev/null
     bash -n "$part" && (trap - EXIT; . "$part"; : >"$work/$name.done")
-    [ -e "$work/$name.done" ] || { echo "FAIL  the part $name broke off"; echo fail >>"$results"; }
+    [ -e "$work/$name.done" ] || fail "the part $name broke off"
+    [ "$(grep -c pass "$results")" -gt "$before" ] || fail "the part $name has proved nothing"
     echo "   $((SECONDS - began)) s"
   fi
 done
