@@ -12,7 +12,11 @@ part bad <<<'check "true" true; check "false" false; check "true" true'
 part skipped <<<'skip "all of it" "there is no such machine"'
 part broken <<<'check "true" true; exit 0'
 part wrong <<<'check "true" true; if'
-part waits <<<'background child sleep 60; cp "$work/child.pid" "$repo/waiting"; sleep 60'
+part waits <<'END'
+background child sleep 60
+cp "$work/child.pid" "$repo/waiting"
+sleep 60
+END
 
 # ends STATUS LAST PART…: these parts end with STATUS, and LAST, an extended regular expression, is the last line.
 ends() {
