@@ -28,15 +28,17 @@ cp -a --no-preserve=ownership "$repo/." "$root/opt/taskapi"
 { read -r goroot; read -r modules; read -r cache; } < <(go env GOROOT GOMODCACHE GOCACHE)
 export root goroot modules cache
 
-# inside PART…: becomes the first process of that system. The mounts are in a namespace of its own and end with it.
+# inside PART…: becomes the first process of that system. The mounts are in a namespace of its own and end with it; in there,
+# systemd-nspawn wants a root that is one of them.
 # shellcheck disable=SC2016
 inside='
-  mount --rbind /dev "$root/dev" && mount --rbind /sys "$root/sys" && mount -t proc proc "$root/proc" &&
+  mount --bind "$root" "$root" && mount --rbind /dev "$root/dev" && mount --rbind /sys "$root/sys" && mount -t proc proc "$root/proc" &&
     mount -t tmpfs tmpfs "$root/run" || exit
   for shared in "$goroot" "$modules" "$cache"; do
     mkdir -p "$root$shared" && mount --bind "$shared" "$root$shared" || exit
   done
-  exec chroot "$root" env -i -C /opt/taskapi HOME=/root LANG=C.UTF-8 GOTOOLCHAIN=local GOFLAGS=-buildvcs=auto \
+  cd "$root" && pivot_root . . && umount -l . || exit
+  exec chroot . env -i -C /opt/taskapi HOME=/root LANG=C.UTF-8 GOTOOLCHAIN=local GOFLAGS=-buildvcs=auto \
     GOMODCACHE="$modules" GOCACHE="$cache" PATH="$goroot/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
     deploy/check.sh "$@"'
 unshare --mount --propagation private --pid --fork --kill-child bash -c "$inside" - "$@"

@@ -11,15 +11,16 @@ mkdir -p "$web"
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tasks.example 2>/dev/null \
   -keyout "$web/key.pem" -out "$web/cert.pem"
 
-# site RATE [FILE]: the shipped file with this machine's ports and paths, an origin, and RATE requests a second from one
-# address.
+conf=$deploy/nginx.conf
+# site RATE [FILE]: the shipped file, in the way of the nginx at hand, with this machine's ports and paths, an origin, and RATE
+# requests a second from one address.
 site() {
   sed -e "s|listen 80;|listen 127.0.0.1:$http;|; s|listen \[::\]:80;|listen [::1]:$http;|" \
     -e "s|listen 443 |listen 127.0.0.1:$https |; s|listen \[::\]:443 |listen [::1]:$https |" \
     -e "s|server 127.0.0.1:8000;|server 127.0.0.1:$upstream;|; s|rate=50r/s|rate=$1r/s|" \
     -e "s|/etc/ssl/certs/taskapi.pem|$web/cert.pem|; s|/etc/ssl/private/taskapi.key|$web/key.pem|" \
     -e "s|/var/log/nginx/taskapi.log|$web/access.log|; s|# https://app.example |https://app.example |" \
-    "${2:-$deploy/nginx.conf}" >"$web/taskapi.conf"
+    "${2:-$conf}" >"$web/taskapi.conf"
 }
 
 # What Debian's nginx.conf has around it.
@@ -240,6 +241,7 @@ site 50
 check "nginx.conf: nginx reads it and says nothing against it" read_well
 version=$(nginx -v 2>&1 | sed 's|.*/||')
 check "nginx.conf: nor in the new way of nginx 1.25.1, as far as nginx $version can tell" read_anew
+! new_nginx || conf=$web/new.conf
 site 50
 background socket systemd-socket-activate -l "127.0.0.1:$upstream" bash -c "$keep_serving" - "$web/service" "$taskapi"
 until_true 5 answers "http://127.0.0.1:$upstream/health"

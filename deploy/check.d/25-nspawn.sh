@@ -1,7 +1,7 @@
 # The shipped units in a real systemd, with Debian's own nginx, rsyslog and logrotate units around them: this machine's
 # own files, booted in a container. All that is written there stays in memory, no service of this machine is started, and
 # its loopback is its own, so that all shipped files keep their ports and paths.
-need systemd-container systemd nginx-light rsyslog logrotate psmisc hey openssl make
+need systemd-container systemd libnss-systemd nginx-light rsyslog logrotate psmisc hey openssl make
 
 machine=$work/machine
 mkdir -p "$machine"/{memory,root,kit/etc/{taskapi,nginx/conf.d,rsyslog.d,ssl/certs,ssl/private}}
@@ -121,7 +121,58 @@ killed() {
   on kill -KILL "$pid" && answer 201 -H 'Authorization: Bearer secret' "$direct" && [ "$(show MainPID)" != "$pid" ] && return
   on journalctl -u taskapi.service -o short-precise -n 10 && return 1
 }
-# A service that hangs, with a watchdog that takes less of this check's time.
+# errors_since TIME: what "journalctl -p err" has of the service since then. The rest of the journal is none of it.
+now() { date +@%s.%6N; }
+errors_since() { on journalctl -u taskapi.service -p err -q -o cat --since "$1"; }
+in_journal() { on journalctl -u taskapi.service -q -o cat --since "$1" --grep "$2" "${@:3}"; }
+# finds_errors: of a refused request, one that fails and a good one, it is the one that fails. In rsyslog's file, the line is as
+# the service wrote it, without the number of its level.
+finds_errors() {
+  local from
+  echo TASKAPI_FLAGS=-max-tasks=1 | on tee /etc/default/taskapi && on systemctl restart taskapi.service || return
+  answer 201 -H 'Authorization: Bearer secret' "$direct" # where there is none yet
+  from=$(now)
+  answer 401 "$direct" && answer 507 -H 'Authorization: Bearer secret' -H 'X-Request-Id: no-room' "$direct" &&
+    net curl -fsS -H 'X-Request-Id: good' http://127.0.0.1:8000/health && until_true 5 in_journal "$from" request_id=good &&
+    errors_since "$from" >"$machine/errors"
+  on rm /etc/default/taskapi && on systemctl restart taskapi.service || return
+  cat "$machine/errors"
+  [ "$(wc -l <"$machine/errors")" -eq 1 ] && grep '^time=.* level=ERROR .* status=507 .*request_id=no-room' "$machine/errors" &&
+    in_journal "$from" '^time=.* status=401 ' -p warning..warning && until_true 5 on grep -xF "$(cat "$machine/errors")" "$log"
+}
+# finds_stacks: what the Go runtime prints by itself has no level of its own.
+finds_stacks() {
+  local from pid
+  from=$(now)
+  pid=$(show MainPID)
+  on kill -ABRT "$pid" && until_true 10 is_new "$pid" && until_true 5 in_journal "$from" '^goroutine ' -p err &&
+    errors_since "$from" | grep '^SIGABRT: abort'
+}
+
+# stalls: rsyslogd stands still for two seconds under load; its file has all lines of the journal. At 512, the kernel's own
+# length of the queue, it misses some.
+filed() { on grep -c ' path=/health ' "$log" || :; }
+all_filed() { [ "$(filed)" -eq "$1" ]; }
+stalls() {
+  local from before lines
+  from=$(now)
+  before=$(filed)
+  background load net hey -z 4s -c 10 -q 200 http://127.0.0.1:8000/health
+  sleep 1
+  on systemctl kill --kill-whom=main --signal=STOP rsyslog.service
+  sleep 2
+  on systemctl kill --kill-whom=main --signal=CONT rsyslog.service
+  wait "$(cat "$work/load.pid")"
+  lines=$(sed -nE 's/^ *\[200\]\s+([0-9]+) responses$/\1/p' "$work/load.log")
+  echo "$lines requests"
+  [ "$lines" -ge 3000 ] && until_true 10 all_filed $((before + lines)) &&
+    ! on journalctl -q --since "$from" --grep 'Forwarding to syslog missed'
+}
+
+# action ALERT: the first command that alerts.yml names.
+action() { sed -n "/- alert: $1\$/,/- alert:/s/^ *action: //p" "$deploy/alerts.yml"; }
+# A service that hangs, with a watchdog that takes less of this check's time. The cause is found by the command of the alert,
+# also after many requests.
 watched() {
   local pid status
   on mkdir -p /run/systemd/system/taskapi.service.d
@@ -130,7 +181,8 @@ watched() {
   pid=$(show MainPID)
   sleep 3
   [ "$(show MainPID)" = "$pid" ] || { echo "it was restarted although it does not hang"; return 1; }
-  on kill -STOP "$pid" && until_true 10 is_new "$pid" && on journalctl -u taskapi.service --grep 'Watchdog timeout'
+  on kill -STOP "$pid" && until_true 10 is_new "$pid" && net curl -fsS -o "$machine/page" 'http://127.0.0.1:8000/health?[1-60]' &&
+    on journalctl --sync && on bash -c "$(action TaskAPIRestarted)" | tee /dev/stderr | grep 'Watchdog timeout'
   status=$?
   on rm /run/systemd/system/taskapi.service.d/hasty.conf && on systemctl daemon-reload &&
     on systemctl restart taskapi.service && return $status
@@ -228,7 +280,11 @@ check "kill -9 under load, again and again: every acknowledged task is there" ou
 check "kill -9: who connects meanwhile is answered by the next process" killed
 check "eight quick stops and starts of both units" starts_often
 check "a service that cannot start keeps its socket, and clients wait there" keeps_socket
-check "the watchdog restarts a service that hangs, and no other" watched
+check "the watchdog restarts a service that hangs, and no other; the command of the alert says so" watched
+check "journalctl -p err shows the line of level ERROR, and nothing else" finds_errors
+check "it shows the stacks of a crash" finds_stacks
+check "the queue of rsyslog is longer than the kernel's" test "$(on sysctl -n net.unix.max_dgram_qlen)" = 16384
+check "rsyslogd stands still for two seconds under load: its file has every line" stalls
 check "rsyslog files the lines from the journal, and goes on in a new file after logrotate" by_rsyslog
 check "so it does when the timer rotates it, whatever /etc/logrotate.conf says" by_timer
 check "rsyslog files the same lines where it reads the journal itself" from_journal
