@@ -3,19 +3,21 @@
 // operator look inside.
 //
 // It listens on 127.0.0.1:8000 unless -addr names another address or systemd passes a socket.
-// GET / lists the endpoints, GET /openapi.json describes them, and taskapi -h lists the flags.
-// Only clients on the same host, without a proxy in between, can use /debug/.
+// GET / lists the endpoints, GET /docs is a page to try them, GET /openapi.json describes them,
+// and taskapi -h lists the flags. Only clients on the same host, without a proxy in between, can
+// use /debug/.
 //
-// Tasks end with the process unless -data-file names a file to keep them in.
+// Tasks end with the process unless -data-file names a file to keep them in. One process at a
+// time can use such a file.
 //
 // The log has one line for each request, on standard error or in -log-file, which SIGHUP
 // reopens. A line that an operator should look at has a category: VALIDATION, AUTHENTICATION,
 // SECURITY, ATTACK, TIMEOUT or PERFORMANCE.
 //
-// SIGTERM and SIGINT stop the service without losing a request: it reports "not ready" for the
-// time of -drain, closes its listener, and finishes the requests that it has begun. A second
-// signal ends it at once. The exit status is 0 after a clean stop, 1 after a failure, a second
-// signal, or when requests were cut off, and 2 after a mistake in the command line.
+// SIGTERM and SIGINT, and SIGHUP without -log-file, stop the service without losing a request: it
+// reports "not ready" for the time of -drain, closes its listener, and finishes the requests that
+// it has begun. A second signal ends it at once. The exit status is 0 after a clean stop, 1 after
+// a failure or when requests were cut off, and 2 after a mistake in the command line.
 package main
 
 // This file is the frame of the program. It leads from the command line to a config, from the
@@ -23,17 +25,18 @@ package main
 // are about no single subject; the others are in task.go, health.go and metrics.go.
 
 import (
-	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
 	_ "embed"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -42,7 +45,9 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,87 +58,141 @@ import (
 )
 
 func main() {
-	if err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "taskapi:", err)
-		if errors.Is(err, errUsage) {
-			os.Exit(2)
-		}
-		os.Exit(1)
+	err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)
+	if err == nil {
+		return
 	}
+	fmt.Fprintln(os.Stderr, "taskapi:", err)
+	if errors.Is(err, errUsage) {
+		os.Exit(2)
+	}
+	os.Exit(1)
 }
 
 // run is the whole program. It returns nil after ctx or a signal has ended it and every request
 // has been answered. An error that wraps errUsage is a mistake in args.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	cfg, err := parseFlags(args)
-	if err != nil || cfg.answer != "" {
-		io.WriteString(stdout, cfg.answer)
+	if err != nil {
 		return err
+	}
+	if cfg.answer != "" {
+		io.WriteString(stdout, cfg.answer)
+		return nil
 	}
 
 	// By default, a write to a broken standard error would end the process, and its tasks.
 	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := context.WithCancelCause(ctx)
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM) // even if a shell made it ignore them
-	go func() {
-		stop(fmt.Errorf("signal: %v", <-signals))
-		<-signals // whoever sends a second one does not want to wait
-		os.Exit(1)
-	}()
+	ctx, stop := signal.NotifyContext(ctx, cfg.stopSignals()...)
+	defer stop()
+	context.AfterFunc(ctx, stop) // whoever sends a second signal does not want to wait
 
-	hangups := make(chan os.Signal, 1)
-	if cfg.logFile != "" { // without a log file, SIGHUP keeps its default action
-		signal.Notify(hangups, syscall.SIGHUP)
+	secrets, err := readSecrets(cfg)
+	if err != nil {
+		return err
 	}
-
-	// The port comes first: if it is taken, another instance may be using the same files.
-	ln, err := listen(cfg)
+	// The port comes before the files that are written: if it is taken, another instance may be
+	// using them.
+	ln, err := listen(cfg.addr, secrets.tls)
 	if err != nil {
 		return err
 	}
 	defer ln.Close()
-	s, err := newService(cfg, stderr)
+
+	s, err := newService(ctx, cfg, secrets, stderr)
+	if ctx.Err() != nil {
+		return nil // asked to stop while the data file was being read
+	}
 	if err != nil {
 		return err
 	}
-	defer s.logFile.flush()
-	go func() {
-		for range hangups { // logrotate has moved the file away
-			if err := s.logFile.open(cfg.logFile); err != nil {
-				s.log.Error("the log file cannot be reopened", "cause", err)
-			}
-		}
-	}()
+	defer s.store.close()
+	if cfg.logFile != "" {
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer close(hangups)
+		defer signal.Stop(hangups) // comes first
+		go s.reopenLog(hangups)
+	}
 	return s.serve(ctx, ln)
+}
+
+// reopenLog reopens the log file at each signal, until the channel is closed: logrotate has moved
+// the old file away.
+func (s *service) reopenLog(hangups <-chan os.Signal) {
+	for range hangups {
+		if err := s.logOutput.open(s.logFile); err != nil {
+			s.log.Error("the log file cannot be reopened", "cause", err)
+		}
+	}
 }
 
 // --- Flags ---
 
 // config is what the command line asks for. The texts of the flags explain the fields.
 type config struct {
-	addr, dataFile, tokenFile, tlsCert, tlsKey, diskPath string
-	logFile, logFormat, logLevel                         string
-	origins                                              []string
-	maxTasks, rate                                       int
-	slow, drain, shutdownTimeout                         time.Duration
-	cpuHigh, memoryHigh, diskHigh                        float64
+	addr            string
+	maxTasks        int
+	dataFile        string
+	rate            int
+	tokenFile       string
+	origins         []string
+	tlsCert         string
+	tlsKey          string
+	logFile         string
+	logFormat       string
+	logLevel        string
+	slow            time.Duration
+	cpuHigh         float64
+	memoryHigh      float64
+	diskHigh        float64
+	diskPath        string
+	drain           time.Duration
+	shutdownTimeout time.Duration
 
-	answer string // what -h or -version prints; empty if the service is to start
+	given  map[string]string // the flags that were set, by name, with their values
+	answer string            // what -h or -version prints; empty if the service is to start
 }
 
 // errUsage is in every error that is a mistake in the command line.
 var errUsage = errors.New("taskapi -h lists the flags")
 
-// parseFlags reads and checks the command line, and does nothing else. Its errors wrap errUsage.
-func parseFlags(args []string) (c config, err error) {
+// parseFlags reads and checks the command line. It looks at files, and changes nothing. Its errors
+// wrap errUsage.
+func parseFlags(args []string) (config, error) {
+	var c config
 	var help strings.Builder
 	fs := flag.NewFlagSet("taskapi", flag.ContinueOnError)
 	fs.SetOutput(&help) // for -h; after a mistake, main prints one line and not all of this
+	c.define(fs)
+	version := fs.Bool("version", false, "print version, revision and Go version, and exit")
+
+	err := fs.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return config{answer: help.String()}, nil
+	}
+	if err == nil {
+		c.given = map[string]string{}
+		fs.Visit(func(f *flag.Flag) { c.given[f.Name] = f.Value.String() })
+		err = c.fault(fs.Args())
+	}
+	if err != nil {
+		return config{}, fmt.Errorf("%w (%w)", err, errUsage)
+	}
+	if *version {
+		build := readBuild()
+		c.answer = fmt.Sprintln("taskapi", build.version, build.revision, build.goVersion)
+	}
+	return c, nil
+}
+
+// define declares the flags that fill the config.
+func (c *config) define(fs *flag.FlagSet) {
 	fs.StringVar(&c.addr, "addr", "127.0.0.1:8000", "listen on `host:port`; systemd's socket wins")
 	fs.IntVar(&c.maxTasks, "max-tasks", 1_000_000, "store at most this `number` of tasks")
 	fs.StringVar(&c.dataFile, "data-file", "", "keep the tasks in this `file` (default in memory)")
-	fs.IntVar(&c.rate, "rate", 0, "create at most this `number` of tasks a second; 0 for no limit")
+	fs.IntVar(&c.rate, "rate", 0,
+		"take this `number` of valid creations a second, and as many in a burst; 0 for no limit")
 	fs.StringVar(&c.tokenFile, "token-file", "", "ask for the bearer token in this `file`")
 	fs.Func("cors-origins", "let pages of these `origins` use the API", c.setOrigins)
 	fs.StringVar(&c.tlsCert, "tls-cert", "", "serve HTTPS with the certificates in this PEM `file`")
@@ -148,36 +207,72 @@ func parseFlags(args []string) (c config, err error) {
 	fs.StringVar(&c.diskPath, "disk-path", "/", "measure the disk that holds this `path`")
 	fs.DurationVar(&c.drain, "drain", 0, "report not ready this long before the listener closes")
 	fs.DurationVar(&c.shutdownTimeout, "shutdown-timeout", 10*time.Second, "time to end requests")
-	version := fs.Bool("version", false, "print version, revision and Go version, and exit")
-
-	if err = fs.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return config{answer: help.String()}, nil
-	}
-	if err = cmp.Or(err, c.check(fs.NArg())); err != nil {
-		return c, fmt.Errorf("%w (%w)", err, errUsage)
-	}
-	if *version {
-		c.answer = "taskapi " + fmt.Sprintln(buildInfo())
-	}
-	return c, nil
 }
 
-// check returns an error for a rule that the flags break. args is the number of other arguments.
-func (c *config) check(args int) error {
-	for rule, kept := range map[string]bool{
-		"no argument follows the flags":          args == 0,
-		"-addr must not be empty":                c.addr != "",
-		"-max-tasks must be at least 1":          c.maxTasks >= 1,
-		"-rate must not be negative":             c.rate >= 0,
-		"-tls-cert and -tls-key need each other": (c.tlsCert == "") == (c.tlsKey == ""),
-		"-log-format must be text or json":       c.logFormat == "text" || c.logFormat == "json",
-		"-log-level must be one that -h names":   levelStep(c.logLevel) >= 0,
-		"durations must not be negative":         min(c.slow, c.drain, c.shutdownTimeout) >= 0,
-		"percentages must be from 0 to 100": min(c.cpuHigh, c.memoryHigh, c.diskHigh) >= 0 &&
-			max(c.cpuHigh, c.memoryHigh, c.diskHigh) <= 100,
-	} {
-		if !kept {
-			return errors.New(rule)
+// fault returns the first rule that the flags break, or nil. rest is what follows the flags.
+func (c *config) fault(rest []string) error {
+	// An empty name of a file is an unset variable of a script: without the file, the service would
+	// start without what the operator meant to give it.
+	for _, name := range []string{"data-file", "log-file", "tls-cert", "tls-key", "token-file"} {
+		value, given := c.given[name]
+		if given && value == "" {
+			return fmt.Errorf("-%s must not be empty", name)
+		}
+	}
+	switch {
+	case len(rest) > 0:
+		return fmt.Errorf("no argument may follow the flags: %q", rest[0])
+	case c.addr == "":
+		return errors.New("-addr must not be empty")
+	case c.maxTasks < 1:
+		return errors.New("-max-tasks must be at least 1")
+	case c.rate < 0:
+		return errors.New("-rate must not be negative")
+	case (c.tlsCert == "") != (c.tlsKey == ""):
+		return errors.New("-tls-cert and -tls-key need each other")
+	case c.logFormat != "text" && c.logFormat != "json":
+		return errors.New("-log-format must be text or json")
+	case !slices.Contains(levelNames, strings.ToUpper(c.logLevel)):
+		return errors.New("-log-level must be one that -h names")
+	case c.slow < 0, c.drain < 0, c.shutdownTimeout < 0:
+		return errors.New("-slow, -drain and -shutdown-timeout must not be negative")
+	case !isPercentage(c.cpuHigh), !isPercentage(c.memoryHigh), !isPercentage(c.diskHigh):
+		return errors.New("-cpu-high, -memory-high and -disk-high must be from 0 to 100")
+	case isSameFile(c.dataFile, c.logFile):
+		return errors.New("-data-file and -log-file must not be the same file")
+	case isSameFile(c.dataFile, c.tokenFile), isSameFile(c.logFile, c.tokenFile):
+		return errors.New("-token-file must not be the data file or the log file")
+	}
+	return nil
+}
+
+// isPercentage says no to NaN, too.
+func isPercentage(x float64) bool { return 0 <= x && x <= 100 }
+
+// isSameFile reports whether two paths lead to one file, which need not be there yet.
+func isSameFile(a, b string) bool {
+	if a == "" || b == "" {
+		return false
+	}
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	if errA == nil && errB == nil {
+		return os.SameFile(infoA, infoB)
+	}
+	absA, _ := filepath.Abs(a)
+	absB, _ := filepath.Abs(b)
+	return absA == absB
+}
+
+// setOrigins takes the value of -cors-origins.
+func (c *config) setOrigins(list string) error {
+	c.origins = strings.Split(list, ",")
+	for _, origin := range c.origins {
+		if origin == "null" {
+			return errors.New("null is what all pages without an origin send, such as files")
+		}
+		if !isOrigin(origin) {
+			return fmt.Errorf("no browser sends %q as its Origin", origin)
 		}
 	}
 	return nil
@@ -188,43 +283,94 @@ func (c *config) check(args int) error {
 var originForm = regexp.MustCompile(`^(https?)://` +
 	`((?:[a-z0-9_-]+\.)*[a-z0-9_-]+\.?|\[[0-9a-f:]+\])(?::([1-9][0-9]*))?$`)
 
-// setOrigins takes the value of -cors-origins. An origin that no browser sends could never match:
-// it must be a mistake.
-func (c *config) setOrigins(list string) error {
-	c.origins = strings.Split(list, ",")
-	for _, origin := range c.origins {
-		part := append(originForm.FindStringSubmatch(origin), "", "", "", "") // empty if it differs
-		scheme, host, port := part[1], strings.Trim(part[2], "[]"), part[3]
-		isDefault := scheme == "http" && port == "80" || scheme == "https" && port == "443"
-		_, portErr := strconv.ParseUint(cmp.Or(port, "1"), 10, 16)
-
-		// The host is an address as browsers write it, or a name. A name does not end in a number:
-		// to a browser, 127.1 is the address 127.0.0.1.
-		_, numberErr := strconv.ParseUint(host[strings.LastIndex(host, ".")+1:], 0, 64)
-		addr, _ := netip.ParseAddr(host)
-		hostOK := addr.String() == host || !addr.IsValid() && numberErr != nil
-		if scheme == "" || !hostOK || portErr != nil || isDefault {
-			return fmt.Errorf("no browser sends %q as its Origin", origin)
+// isOrigin reports whether a browser can send this text as Origin. Any other could never match,
+// so it must be a mistake.
+func isOrigin(text string) bool {
+	parts := originForm.FindStringSubmatch(text)
+	if parts == nil {
+		return false
+	}
+	scheme, host, port := parts[1], strings.Trim(parts[2], "[]"), parts[3]
+	if port != "" {
+		number, err := strconv.ParseUint(port, 10, 16)
+		isDefault := scheme == "http" && number == 80 || scheme == "https" && number == 443
+		if err != nil || isDefault { // which browsers leave out
+			return false
 		}
 	}
-	return nil
+
+	// An address has to be as browsers write it.
+	addr, err := netip.ParseAddr(host)
+	if err == nil {
+		return addr.String() == host
+	}
+	// A name does not end in a number: to a browser, 127.1 is the address 127.0.0.1.
+	last := host[strings.LastIndex(host, ".")+1:]
+	_, err = strconv.ParseUint(last, 0, 64)
+	return err != nil
+}
+
+// stopSignals are the signals that stop the service. SIGHUP is one of them unless it reopens a log
+// file, or somebody wants the service to outlive a terminal (nohup).
+func (c *config) stopSignals() []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if c.logFile == "" && !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
+}
+
+// secrets are what the service reads before it listens, and keeps to itself.
+type secrets struct {
+	token string      // empty if none is asked for
+	tls   *tls.Config // nil without HTTPS
+}
+
+func readSecrets(cfg config) (secrets, error) {
+	var s secrets
+	var err error
+	if cfg.tokenFile != "" {
+		s.token, err = readToken(cfg.tokenFile)
+	}
+	if err == nil && cfg.tlsCert != "" {
+		s.tls, err = readCertificate(cfg.tlsCert, cfg.tlsKey)
+	}
+	return s, err
+}
+
+// readCertificate returns how to serve HTTPS. It offers no HTTP/2, which belongs to the proxy in
+// front.
+func readCertificate(certFile, keyFile string) (*tls.Config, error) {
+	certificate, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{certificate},
+		MinVersion:   tls.VersionTLS12,
+	}, nil
 }
 
 // b64token is a token that an Authorization header can carry (RFC 6750 section 2.1).
 var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
-// readToken returns the token in a file. Without a path there is none. The 8 KiB leave room for it
-// in a header that net/http accepts: see MaxHeaderBytes.
-func readToken(path string) (token string, err error) {
-	if path == "" {
-		return "", nil
+// readToken returns the token in a file. The 8 KiB leave room for it in a header that net/http
+// accepts: see MaxHeaderBytes.
+func readToken(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
 	}
-	text, err := os.ReadFile(path)
-	token = strings.TrimSpace(string(text))
-	if err == nil && (len(token) > 8<<10 || !b64token.MatchString(token)) {
-		err = fmt.Errorf("%s: must hold one token of A-Z a-z 0-9 - . _ ~ + /, up to 8 KiB", path)
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, 16<<10))
+	if err != nil {
+		return "", err
 	}
-	return token, err
+	token := strings.TrimSpace(string(text))
+	if len(token) > 8<<10 || !b64token.MatchString(token) {
+		return "", fmt.Errorf("%s: must hold one token of A-Z a-z 0-9 - . _ ~ + /, up to 8 KiB", path)
+	}
+	return token, nil
 }
 
 // --- The service and its routes ---
@@ -234,50 +380,68 @@ const serviceName = "Task Management API"
 // service is the state of the program.
 type service struct {
 	config
-	version, revision, goVersion string
-	started                      time.Time
-	draining                     atomic.Bool // set once, when the service is asked to stop
+	secrets  secrets
+	build    build
+	started  time.Time
+	draining atomic.Bool // set once, when the service is asked to stop
 
 	mux         http.ServeMux
-	routes      map[string]route // by pattern of the mux
-	methods     string           // of the API, for the answer to a preflight
-	token       string
-	crossOrigin http.CrossOriginProtection // trusts nobody: see guard
+	corsMethods string // of the API, for the answer to a preflight
+	docsPolicy  string // the Content-Security-Policy of /docs
+	crossOrigin http.CrossOriginProtection
 
-	store   *store
-	limiter limiter
-	host    []*sensor // of its CPU, memory and disk
-	process *sensor
-	metrics *metrics
-	logFile *logFile
-	log     *slog.Logger // into logFile
+	store     *store
+	limiter   limiter
+	sensors   sensors
+	metrics   *metrics
+	logOutput *logFile
+	log       *slog.Logger // into logOutput
 }
 
-// newService returns a service that can handle requests. It opens its files and reads the tasks.
-func newService(cfg config, stderr io.Writer) (*service, error) {
+// newService returns a service that can handle requests. It opens the log file, and then reads the
+// data file, until ctx ends. If it fails, it leaves no new file behind.
+func newService(ctx context.Context, cfg config, sec secrets, stderr io.Writer) (*service, error) {
 	started := time.Now()
-	token, tokenErr := readToken(cfg.tokenFile)
+	isNewLog := cfg.logFile != "" && !exists(cfg.logFile)
 	out := &logFile{out: stderr, stderr: stderr}
-	if err := cmp.Or(tokenErr, out.open(cfg.logFile)); err != nil {
+	if err := out.open(cfg.logFile); err != nil {
 		return nil, err
 	}
-	log := slog.New(newLogHandler(out, cfg.logFormat, cfg.logLevel))
-	tasks, err := openStore(cfg.dataFile, cfg.maxTasks, log)
+	logger := slog.New(newLogHandler(out, cfg))
+
+	tasks, err := openStore(ctx, cfg.dataFile, cfg.maxTasks, logger)
 	if err != nil {
-		out.flush() // the lines that openStore has logged: run flushes only what is started
+		out.close()
+		if isNewLog {
+			os.Remove(cfg.logFile)
+		}
 		return nil, err
 	}
 
-	s := &service{config: cfg, started: started, token: token, routes: map[string]route{},
-		store: tasks, metrics: newMetrics(), logFile: out, log: log,
-		host: newHostSensors(cfg), process: &sensor{name: "process", read: readProcess}}
-	s.version, s.revision, s.goVersion = buildInfo()
-	s.handleAll(s.api())
+	s := &service{
+		config:     cfg,
+		secrets:    sec,
+		build:      readBuild(),
+		started:    started,
+		docsPolicy: docsPolicy(docsPage),
+		store:      tasks,
+		sensors:    newSensors(cfg),
+		metrics:    newMetrics(),
+		logOutput:  out,
+		log:        logger,
+	}
+	s.registerAll(s.api())
 	return s, nil
 }
 
-// handler answers a request or returns the error to answer with.
-type handler func(*response, *http.Request) error
+// exists reports whether there is a file at path. It says yes if that cannot be known.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+// handler fills the reply to a request, or returns the error to answer with.
+type handler func(*reply, *http.Request) error
 
 // route is one row of the API.
 type route struct {
@@ -304,13 +468,14 @@ const (
 func (s *service) api() []route {
 	return []route{
 		{"GET", "/{$}", "service name, version and this list", anyone, 200, s.index},
+		{"GET", "/docs", "a page to look at and try this API", anyone, 200, s.docs},
 		{"GET", "/openapi.json", "this API as an OpenAPI 3.1 document", anyone, 200, s.openAPI},
 		{"POST", "/api/tasks", "create a task", withToken, 201, s.createTask},
 		{"GET", "/api/tasks", "list tasks (limit, after)", withToken, 200, s.listTasks},
 		{"GET", "/api/tasks/{task_id}", "get one task", withToken, 200, s.getTask},
-		{"GET", "/health", "short health", anyone, 200, s.summary("healthy")},
+		{"GET", "/health", "short health", anyone, 200, s.health},
 		{"GET", "/health/detailed", "health of service and host", anyone, 200, s.detailed},
-		{"GET", "/health/liveness", "200 if it answers at all", anyone, 200, s.summary("alive")},
+		{"GET", "/health/liveness", "200 if it answers at all", anyone, 200, s.liveness},
 		{"GET", "/health/readiness", "200 if a task can be created", anyone, 200, s.readiness},
 		{"GET", "/metrics", "metrics for Prometheus", anyone, 200, s.exposeMetrics},
 		{"GET", "/debug/storage", "what the store holds", onThisHost, 200, s.storage},
@@ -318,159 +483,174 @@ func (s *service) api() []route {
 	}
 }
 
-// handleAll fills the mux with the API, and with handlers for what is not in it: another method of
-// a path, or no path at all. So 404 and 405 take the same way as any other answer. Only the API has
-// metrics by route.
-func (s *service) handleAll(api []route) {
-	byPath, all := map[string][]string{}, map[string]bool{} // the methods of each path, and of all
+// registerAll makes the API known to the mux, to the metrics and to preflights.
+func (s *service) registerAll(api []route) {
+	var methods []string
 	for _, rt := range api {
-		s.handle(rt)
-		s.metrics.add(rt.Method, rt.Path, rt.success, internalError.status)
-		byPath[rt.Path] = append(byPath[rt.Path], rt.Method)
-		all[rt.Method] = true
+		s.register(rt)
+		methods = append(methods, rt.Method)
 	}
-	s.methods = strings.Join(slices.Sorted(maps.Keys(all)), ", ")
-
-	// A pattern without a method takes what the patterns with this path and a method leave.
-	for path, methods := range byPath {
-		who := s.routes[methods[0]+" "+path].access
-		s.handle(route{Path: path, access: who, handle: wrongMethod(methods)})
-	}
-
-	// A pattern that ends in "/" takes every path below it for which there is no other pattern. A
-	// client that may not use the API must not learn which of its paths exist.
-	for path, who := range map[string]access{
-		"/": anyone, "/api": withToken, "/api/": withToken,
-		"/debug": onThisHost, "/debug/": onThisHost,
-	} {
-		s.handle(route{Path: path, access: who, handle: noSuchPath})
-	}
+	slices.Sort(methods)
+	s.corsMethods = strings.Join(slices.Compact(methods), ", ")
 }
 
-// handle adds one route to the mux. The function that it gives to the mux is the one place where
-// the error of a handler becomes an answer.
-func (s *service) handle(rt route) {
-	pattern := strings.TrimSpace(rt.Method + " " + rt.Path)
-	s.routes[pattern] = rt
-	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		if err := rt.handle(w.(*response), r); err != nil {
-			w.(*response).sendError(err)
-		}
-	})
-}
-
-func noSuchPath(*response, *http.Request) error { return newError(notFound, "no such path") }
-
-// wrongMethod answers requests for a path that has these methods only.
-func wrongMethod(methods []string) handler {
-	return func(w *response, _ *http.Request) error {
-		list := strings.Join(slices.Sorted(slices.Values(methods)), ", ")
-		w.Header().Set("Allow", strings.Replace(list, "GET", "GET, HEAD", 1)) // GET takes HEAD, too
-		return newError(methodNotAllowed, "this path has other methods: see the header Allow")
-	}
+// register adds one route, with counters of its own, behind the guard.
+func (s *service) register(rt route) {
+	t := s.metrics.newTraffic(rt, rt.success, internalError.status)
+	s.mux.Handle(rt.Method+" "+rt.Path, s.guard(t))
 }
 
 // index: GET /.
-func (s *service) index(w *response, _ *http.Request) error {
-	api := s.api()
-	for i := range api {
-		api[i].Path = strings.TrimSuffix(api[i].Path, "{$}") // means "only /" to the mux
+func (s *service) index(w *reply, _ *http.Request) error {
+	endpoints := s.api()
+	for i := range endpoints {
+		endpoints[i].Path = strings.TrimSuffix(endpoints[i].Path, "{$}") // "only /" to the mux
 	}
-	answer := map[string]any{"service": serviceName, "version": s.version, "endpoints": api}
-	return w.sendJSON(http.StatusOK, answer)
+	return w.json(http.StatusOK, struct {
+		Service   string  `json:"service"`
+		Version   string  `json:"version"`
+		Endpoints []route `json:"endpoints"`
+	}{
+		Service:   serviceName,
+		Version:   s.build.version,
+		Endpoints: endpoints,
+	})
 }
 
 //go:embed deploy/openapi.json
-var openAPIDocument string
+var openAPIDocument []byte
 
 // openAPI: GET /openapi.json.
-func (s *service) openAPI(w *response, _ *http.Request) error {
-	return w.send(http.StatusOK, "application/json", []byte(openAPIDocument))
+func (s *service) openAPI(w *reply, _ *http.Request) error {
+	w.fill(http.StatusOK, "application/json", openAPIDocument)
+	return nil
 }
 
-// profile: GET /debug/pprof/. All profiles are one route, and so one series in the metrics.
-func (s *service) profile(w *response, r *http.Request) error {
-	name := strings.TrimPrefix(r.URL.Path, "/debug/pprof/")
-	page := map[string]http.HandlerFunc{"cmdline": pprof.Cmdline, "profile": pprof.Profile,
-		"symbol": pprof.Symbol, "trace": pprof.Trace}[name]
-	if page == nil {
-		page = pprof.Index
+//go:embed deploy/docs.html
+var docsPage []byte
+
+// docs: GET /docs. The policy lets the page load nothing from elsewhere, and run nothing but its
+// own script, even if a task had a script in its name.
+func (s *service) docs(w *reply, _ *http.Request) error {
+	w.Header().Set("Content-Security-Policy", s.docsPolicy)
+	w.fill(http.StatusOK, "text/html; charset=utf-8", docsPage)
+	return nil
+}
+
+// docsPolicy returns the Content-Security-Policy of a page that has one script and one style
+// (Content Security Policy Level 3). What it does not name is forbidden. The icon of the page is a
+// data: address.
+func docsPolicy(page []byte) string {
+	return "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; " +
+		"form-action 'none'; frame-ancestors 'none'; script-src " + sourceHash(page, "script") +
+		"; style-src " + sourceHash(page, "style")
+}
+
+// sourceHash returns the hash of the text inside the first element of that name, as a source of a
+// policy.
+func sourceHash(page []byte, name string) string {
+	_, rest, _ := strings.Cut(string(page), "<"+name+">")
+	text, _, _ := strings.Cut(rest, "</"+name+">")
+	sum := sha256.Sum256([]byte(text))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+}
+
+// profile: GET /debug/pprof/. All profiles are one route, and so one series in the metrics. The
+// errors of pprof are its own: a conflict of two people who profile is no fault of the service.
+func (s *service) profile(w *reply, r *http.Request) error {
+	switch strings.TrimPrefix(r.URL.Path, "/debug/pprof/") {
+	case "cmdline":
+		pprof.Cmdline(w, r)
+	case "profile":
+		pprof.Profile(w, r)
+	case "symbol":
+		pprof.Symbol(w, r)
+	case "trace":
+		pprof.Trace(w, r)
+	default:
+		pprof.Index(w, r)
 	}
-	page(w, r)
+	w.level = slog.LevelInfo
+	if w.status >= http.StatusInternalServerError {
+		w.level = slog.LevelWarn
+	}
 	return nil
 }
 
 // --- What happens to every request ---
 
-// ServeHTTP looks up the route of a request, asks the guard, and lets the mux call the handler. The
-// handler answers or returns an error, which handle gives to sendError (task.go). At the end,
-// whatever has happened, record counts the request and logs one line (metrics.go).
-func (s *service) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	w := s.newResponse(rw, r)
+// ServeHTTP answers a request in three steps: the reply is decided, then recorded, then sent. So
+// nothing reaches the client before it has been counted and logged, and no half of an answer ever
+// does.
+func (s *service) ServeHTTP(conn http.ResponseWriter, r *http.Request) {
 	s.metrics.inFlight.Add(1)
-	defer s.record(w, r)
-
-	// The mux is asked twice: here for the pattern, because guard and record need it even if no
-	// handler is called, and below to call the handler.
-	_, w.pattern = s.mux.Handler(r)
-
-	// A preflight: before a browser sends a request of a page from another origin, it asks whether
-	// it may (Fetch standard).
-	preflight := r.Method == http.MethodOptions && r.Header.Get("Origin") != "" &&
-		r.Header.Get("Access-Control-Request-Method") != ""
-
-	if err := s.guard(w, r, preflight); err != nil {
-		w.sendError(err)
-	} else if preflight {
-		w.Header().Set("Access-Control-Allow-Methods", s.methods)
-		w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id")
-		w.Header().Set("Access-Control-Max-Age", "600") // seconds
-		w.WriteHeader(http.StatusNoContent)
-	} else {
-		s.mux.ServeHTTP(w, r)
-	}
+	w := s.newReply(conn, r)
+	s.decide(w, r)
+	s.record(w, r)
+	s.send(w, r)
 }
 
-// newResponse returns the response (task.go) of one request, with the headers that all answers
-// have, but exposeMetrics removes Cache-Control. The id is the client's, if it is valid.
-func (s *service) newResponse(rw http.ResponseWriter, r *http.Request) *response {
-	w := &response{ResponseWriter: rw, service: s, start: time.Now()}
-	w.requestID = r.Header.Get("X-Request-Id")
-	if !validID.MatchString(w.requestID) {
+// newReply returns an empty reply (task.go). The id of the request is the client's, if it is valid.
+func (s *service) newReply(conn http.ResponseWriter, r *http.Request) *reply {
+	id := r.Header.Get("X-Request-Id")
+	if !validID.MatchString(id) {
 		// No secret, so math/rand will do. The highest bit makes it 16 digits.
-		w.requestID = strconv.FormatUint(rand.Uint64()|1<<63, 16)
+		id = strconv.FormatUint(rand.Uint64()|1<<63, 16)
 	}
-	w.Header().Set("X-Request-Id", w.requestID)
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Cache-Control", "no-store")
-	return w
+	return &reply{
+		conn:      conn,
+		start:     time.Now(),
+		requestID: id,
+		traffic:   s.metrics.unmatched,
+	}
 }
 
 var validID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// guard decides whether a request may go on to its handler: it applies the access of the route. On
-// its way, it sets the headers that let a page of an allowed origin read any answer, even an error.
-func (s *service) guard(w *response, r *http.Request, preflight bool) error {
-	origin := r.Header.Get("Origin")
-	allowed := slices.Contains(s.origins, origin)
-	if len(s.origins) > 0 {
-		w.Header().Set("Vary", "Origin") // even if this request has none
+// decide fills the reply. The mux calls the guard of the route; what it answers by itself, because
+// there is no such route, becomes an answer of this service. A panic becomes a 500.
+func (s *service) decide(w *reply, r *http.Request) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			w.note(slog.Any("panic", cause), slog.String("stack", string(debug.Stack())))
+			w.fail(newError(panicked, "internal error"))
+		}
+	}()
+	s.mux.ServeHTTP(w, r)
+	if w.traffic == s.metrics.unmatched {
+		if err := s.noRoute(w, r); err != nil {
+			w.fail(err)
+		}
 	}
-	if allowed {
-		w.Header().Set("Access-Control-Allow-Origin", origin)
-		w.Header().Set("Access-Control-Allow-Credentials", "true")
-		w.Header().Set("Access-Control-Expose-Headers", "Location, Retry-After, X-Request-Id")
+	if w.status == 0 {
+		w.status = http.StatusOK // as net/http does if a handler sends nothing
 	}
+}
 
-	rt, known := s.routes[w.pattern]
+// guard returns what the mux calls for a route: the one place where the row meets a request, and
+// where the error of a handler becomes an answer.
+func (s *service) guard(t *traffic) http.HandlerFunc {
+	return func(rw http.ResponseWriter, r *http.Request) {
+		w := rw.(*reply)
+		w.traffic = t
+		err := s.refusal(t.route, r)
+		if err == nil {
+			err = t.route.handle(w, r)
+		}
+		if err != nil {
+			w.fail(err)
+		}
+	}
+}
+
+// refusal says why this request may not use a route, or returns nil.
+func (s *service) refusal(rt route, r *http.Request) error {
 	switch {
-	case !known, r.RequestURI == "*": // CONNECT has a host instead of a path; * is no path
-		return noSuchPath(w, r)
 	case rt.access == nobody, rt.access == onThisHost && !isFromThisHost(r):
 		return newError(forbidden, "only for clients on this host, without a proxy in between")
-	case !allowed && (preflight || s.crossOrigin.Check(r) != nil): // Check lets reads pass
+	case s.crossOrigin.Check(r) != nil && !s.isAllowed(r): // Check lets reads pass
 		return newError(forbidden, "this origin is not allowed")
-	case rt.access == anyone, s.tokenFile == "", preflight: // a preflight never has a token
+	case rt.access == anyone, s.secrets.token == "":
 		return nil
 	}
 
@@ -478,64 +658,178 @@ func (s *service) guard(w *response, r *http.Request, preflight bool) error {
 	challenge := `Bearer realm="taskapi"` // RFC 6750 section 3
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Bearer") {
-		if subtle.ConstantTimeCompare([]byte(strings.TrimLeft(token, " ")), []byte(s.token)) == 1 {
+		token = strings.TrimLeft(token, " ")
+		if subtle.ConstantTimeCompare([]byte(token), []byte(s.secrets.token)) == 1 {
 			return nil
 		}
 		challenge += `, error="invalid_token"`
 	}
-	w.Header().Set("WWW-Authenticate", challenge)
-	return newError(unauthorized, "a valid bearer token is needed")
+	err := newError(unauthorized, "a valid bearer token is needed")
+	err.header = http.Header{"Www-Authenticate": {challenge}}
+	return err
 }
 
 // isFromThisHost reports whether the client is a program on this host that talks to the service
 // directly. A proxy adds one of these headers. A web page whose name was pointed at this host (DNS
 // rebinding) asks for that name.
 func isFromThisHost(r *http.Request) bool {
-	proxied := r.Header["X-Forwarded-For"] != nil || r.Header["Forwarded"] != nil ||
-		r.Header["X-Real-Ip"] != nil || r.Header["Via"] != nil
+	for _, name := range []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"} {
+		if r.Header[name] != nil {
+			return false
+		}
+	}
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
-	name := strings.ToLower((&url.URL{Host: r.Host}).Hostname())
-	addr, _ := netip.ParseAddr(name)
-	return !proxied && peer.Addr().IsLoopback() && (addr.IsLoopback() || name == "localhost")
+	host := (&url.URL{Host: r.Host}).Hostname()
+	addr, _ := netip.ParseAddr(host)
+	isLocalName := addr.IsLoopback() || strings.EqualFold(host, "localhost")
+	return peer.Addr().IsLoopback() && isLocalName
+}
+
+// isAllowed reports whether a request comes from a page of an allowed origin.
+func (s *service) isAllowed(r *http.Request) bool {
+	return slices.Contains(s.origins, r.Header.Get("Origin"))
+}
+
+// noRoute turns what the mux has answered by itself into an answer of this service, and returns
+// the error to answer with: no such path, or a path that has other methods. Its redirects to a
+// clean path stay as they are. 404 and 405 are the same for everybody, since the API is public.
+func (s *service) noRoute(w *reply, r *http.Request) error {
+	switch {
+	case w.status == http.StatusMethodNotAllowed && r.Method == http.MethodOptions:
+		return s.options(w, r)
+	case w.status == http.StatusMethodNotAllowed:
+		err := newError(methodNotAllowed, "this path has other methods: see the header Allow")
+		err.header = http.Header{"Allow": w.Header()["Allow"]}
+		return err
+	case w.status >= http.StatusBadRequest:
+		return newError(notFound, "no such path")
+	}
+	return nil
+}
+
+// options answers OPTIONS for a path that exists with the methods of that path (RFC 9110 section
+// 9.3.7). It may be a preflight: before a browser sends a request of a page from another origin, it
+// asks whether it may (Fetch standard, CORS protocol).
+func (s *service) options(w *reply, r *http.Request) error {
+	isPreflight := r.Header.Get("Origin") != "" &&
+		r.Header.Get("Access-Control-Request-Method") != ""
+	if isPreflight && !s.isAllowed(r) {
+		return newError(forbidden, "this origin is not allowed")
+	}
+	allow := w.Header()["Allow"]
+	w.reset()
+	w.Header()["Allow"] = allow
+	if isPreflight {
+		w.Header().Set("Access-Control-Allow-Methods", s.corsMethods)
+		w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id")
+		w.Header().Set("Access-Control-Max-Age", "600") // seconds
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// send gives the reply to the connection, with the headers that all answers have. If that fails,
+// because the client is gone or WriteTimeout is over, the log says so: the line of the request has
+// said what was decided, and a client that has no answer does not know it.
+func (s *service) send(w *reply, r *http.Request) {
+	h := w.Header()
+	h.Set("X-Request-Id", w.requestID)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	if len(s.origins) > 0 {
+		h.Set("Vary", "Origin") // even if this request has none
+	}
+	if s.isAllowed(r) { // such a page may read any answer, even an error
+		h.Set("Access-Control-Allow-Origin", r.Header.Get("Origin"))
+		h.Set("Access-Control-Allow-Credentials", "true")
+		h.Set("Access-Control-Expose-Headers", "Location, Retry-After, X-Request-Id")
+	}
+	if w.status != http.StatusNoContent { // RFC 9110 section 8.6
+		h.Set("Content-Length", strconv.Itoa(len(w.body)))
+	}
+
+	// A service that stops wants no next request; this is asked late, because the drain may have
+	// begun during this one. And before net/http answers on a connection that it means to keep, it
+	// reads up to 256 KiB of what is left of the body: too much for one that is too large.
+	if s.draining.Load() || w.status == bodyTooLarge.status {
+		h.Set("Connection", "close")
+	}
+	w.conn.WriteHeader(w.status)
+	w.conn.Write(w.body)
+	err := http.NewResponseController(w.conn).Flush()
+	if err != nil {
+		s.log.Warn("an answer was not delivered",
+			"request_id", w.requestID, "status", w.status, "cause", err)
+	}
 }
 
 // --- Listening, serving and stopping ---
 
 // listen returns the socket that systemd passed (sd_listen_fds(3)) or else a new one, with TLS if
-// that is configured. It offers no HTTP/2, which belongs to a proxy in front.
-func listen(cfg config) (ln net.Listener, err error) {
-	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
-		ln, err = net.Listen("tcp", cfg.addr)
-	} else if n := os.Getenv("LISTEN_FDS"); n != "1" {
-		err = fmt.Errorf("systemd passed %s sockets, not 1", n)
+// there is a configuration of it.
+func listen(addr string, tlsConfig *tls.Config) (net.Listener, error) {
+	var ln net.Listener
+	var err error
+	if socketIsPassed() {
+		ln, err = passedSocket()
 	} else {
-		file := os.NewFile(3, "socket passed by systemd")
-		ln, err = net.FileListener(file) // duplicates the descriptor
-		file.Close()
+		ln, err = net.Listen("tcp", addr)
 	}
-	if err != nil || cfg.tlsCert == "" {
-		return ln, err
+	switch {
+	case errors.Is(err, syscall.EAFNOSUPPORT): // the sandbox of deploy/taskapi.service
+		return nil, fmt.Errorf("%w: systemd has to pass the socket: "+
+			"systemctl restart taskapi.socket taskapi.service", err)
+	case err != nil:
+		return nil, err
+	case tlsConfig != nil:
+		return tls.NewListener(ln, tlsConfig), nil
 	}
-	certificate, err := tls.LoadX509KeyPair(cfg.tlsCert, cfg.tlsKey)
-	chain := []tls.Certificate{certificate}
-	return tls.NewListener(ln, &tls.Config{Certificates: chain, MinVersion: tls.VersionTLS12}), err
+	return ln, nil
+}
+
+func socketIsPassed() bool { return os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) }
+
+func passedSocket() (net.Listener, error) {
+	if n := os.Getenv("LISTEN_FDS"); n != "1" {
+		return nil, fmt.Errorf("systemd passed %s sockets, not 1", n)
+	}
+	file := os.NewFile(3, "socket passed by systemd")
+	defer file.Close()
+	return net.FileListener(file) // duplicates the descriptor
 }
 
 // notify tells systemd about a change of state (sd_notify(3)). Without systemd there is no socket.
 func notify(state string) {
-	if conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET")); err == nil {
-		conn.Write([]byte(state))
-		conn.Close()
+	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
+	if err != nil {
+		return
 	}
+	defer conn.Close()
+	conn.Write([]byte(state))
 }
 
-// every calls f at once, and again after each interval until ctx ends.
+// watchdogInterval returns how often systemd wants to hear that the service is alive, or 0
+// (sd_watchdog_enabled(3)). What is meant for another process has its number.
+func watchdogInterval() time.Duration {
+	pid := os.Getenv("WATCHDOG_PID")
+	if pid != "" && pid != strconv.Itoa(os.Getpid()) {
+		return 0
+	}
+	usec, err := strconv.Atoi(os.Getenv("WATCHDOG_USEC"))
+	if err != nil || usec < 0 {
+		return 0
+	}
+	return time.Duration(usec) * time.Microsecond
+}
+
+// every calls f after each interval until ctx ends.
 func every(ctx context.Context, interval time.Duration, f func()) {
-	for ctx.Err() == nil {
-		f()
+	for {
 		select {
 		case <-ctx.Done():
+			return
 		case <-time.After(interval):
+			f()
 		}
 	}
 }
@@ -545,37 +839,19 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	// What runs beside the requests goes on until the last of them is answered.
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	startSensors(background, s.log, append(s.host, s.process))
+	s.startSensors(background)
 
-	var conns sync.Map // of every open connection: net.Conn → http.ConnState
-	server := &http.Server{
-		Handler: s, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
-		// How long a client may take for a header, for header and body, and for the answer. Idle
-		// connections are kept longer than by a proxy, which should be the one to hang up.
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: 15 * time.Second, IdleTimeout: 75 * time.Second,
-		ConnState: func(conn net.Conn, state http.ConnState) {
-			if conns.Store(conn, state); state == http.StateClosed {
-				conns.Delete(conn)
-			}
-		},
-	}
-	defer server.Close() // cuts off what finish no longer waits for
-
+	conns := &connections{states: map[net.Conn]http.ConnState{}}
+	server := s.newServer(conns)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
-	s.log.Info("serving", "address", ln.Addr(), "version", s.version, "revision", s.revision)
+	s.logServing(ln)
 	notify("READY=1")
 
-	// The watchdog of systemd hears twice in its interval that the store can be read. If the lock
-	// of the store is never released, systemd ends the service, with the stacks of all goroutines
-	// in the journal, and starts it again.
-	if usec, _ := strconv.Atoi(os.Getenv("WATCHDOG_USEC")); usec > 0 {
-		go every(background, time.Duration(usec)*time.Microsecond/2, func() {
-			s.store.state()
-			notify("WATCHDOG=1")
-		})
+	go every(background, sampleInterval, s.store.verify)
+	if interval := watchdogInterval(); interval > 0 {
+		s.feedWatchdog()
+		go every(background, interval/2, s.feedWatchdog)
 	}
 
 	select {
@@ -589,27 +865,115 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	time.Sleep(s.drain)
 	ln.Close()
 	<-served // now conns has every connection that was accepted
-	defer s.log.Info("stopped")
-	return finish(&conns, s.shutdownTimeout)
+
+	err := conns.finish(s.shutdownTimeout)
+	server.Close() // cuts off what finish no longer waits for
+	s.log.Info("stopped")
+	return err
 }
 
-// finish waits until all requests are answered. http.Server.Shutdown would lose a request whose
-// header is still on its way: it closes an idle connection at once, and drops what it then reads
-// from a new one. Here, both have half a second to complete the header, which makes them active.
-//
-// conns has the http.ConnState of each net.Conn. What is still open at the end, serve closes.
-func finish(conns *sync.Map, timeout time.Duration) error {
-	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		count := map[any]int{}
-		for _, state := range conns.Range {
-			count[state]++
+// feedWatchdog tells systemd that the store can be read. If its lock is never released, systemd
+// does not hear this any more: it ends the service, with the stacks of all goroutines in the
+// journal, and starts it again.
+func (s *service) feedWatchdog() {
+	s.store.state(time.Now())
+	notify("WATCHDOG=1")
+}
+
+// logServing says what this service is, and what an operator may have meant otherwise.
+func (s *service) logServing(ln net.Listener) {
+	s.log.Info("serving",
+		"address", ln.Addr().String(),
+		"docs", "/docs",
+		"token", s.secrets.token != "",
+		"tls", s.secrets.tls != nil,
+		"data_file", s.dataFile != "",
+		"version", s.build.version,
+		"revision", s.build.revision)
+	if _, given := s.given["addr"]; given && socketIsPassed() {
+		s.log.Warn("-addr is not used: systemd has passed a socket", "addr", s.addr)
+	}
+	if s.secrets.tls != nil {
+		end := s.secrets.tls.Certificates[0].Leaf.NotAfter
+		if time.Now().After(end) {
+			s.log.Warn("the certificate has expired", "not_after", timestamp(end))
 		}
-		active, waited := count[http.StateActive], time.Since(start)
+	}
+}
+
+// newServer returns a server for this service. A slow client costs one goroutine for a bounded
+// time. Idle connections are kept longer than by a proxy, which should be the one to hang up.
+func (s *service) newServer(conns *connections) *http.Server {
+	return &http.Server{
+		Handler:           s,
+		MaxHeaderBytes:    16 << 10,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second, // for header and body
+		WriteTimeout:      15 * time.Second, // for handler and answer
+		IdleTimeout:       75 * time.Second,
+		ErrorLog:          log.New(serverLog{s.log}, "", 0),
+		ConnState:         conns.note,
+	}
+}
+
+// serverLog is where net/http writes what it has to say of connections.
+type serverLog struct{ log *slog.Logger }
+
+// Write implements io.Writer. A connection that ends without a word is a check of the port.
+func (l serverLog) Write(line []byte) (int, error) {
+	text := strings.TrimSuffix(string(line), "\n")
+	level := slog.LevelWarn
+	isSilent := strings.HasSuffix(text, ": EOF") || strings.HasSuffix(text, ": connection reset by peer")
+	if isSilent && strings.HasPrefix(text, "http: TLS handshake error") {
+		level = slog.LevelInfo
+	}
+	l.log.Log(context.Background(), level, text)
+	return len(line), nil
+}
+
+// connections knows the state of every open connection.
+type connections struct {
+	mu     sync.Mutex // guards states
+	states map[net.Conn]http.ConnState
+}
+
+// note is the ConnState of a server.
+func (c *connections) note(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.states[conn] = state
+	if state == http.StateClosed {
+		delete(c.states, conn)
+	}
+}
+
+// count returns how many connections are open, and how many of them have a request.
+func (c *connections) count() (open, active int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, state := range c.states {
+		if state == http.StateActive {
+			active++
+		}
+	}
+	return len(c.states), active
+}
+
+// finish waits until all requests are answered, or says how many are not after the timeout.
+// http.Server.Shutdown would lose a request whose header is still on its way: it closes an idle
+// connection at once, and drops what it then reads from a new one. Here, both have half a second
+// to complete the header, which makes them active.
+func (c *connections) finish(timeout time.Duration) error {
+	start := time.Now()
+	for {
+		open, active := c.count()
+		waited := time.Since(start)
 		switch {
-		case len(count) == 0, active == 0 && waited >= 500*time.Millisecond:
+		case open == 0, active == 0 && waited >= 500*time.Millisecond:
 			return nil
 		case active > 0 && waited >= timeout:
 			return fmt.Errorf("%d requests took longer than -shutdown-timeout: cut off", active)
 		}
+		time.Sleep(time.Millisecond)
 	}
 }

@@ -1,10 +1,11 @@
 package main
 
 // One request is parsed once, judged once and answered once. The handlers of tasks come first,
-// then the rules for what a request may say, then the forms of every answer of the service.
+// then the rules for what a request may say, then the errors, and last the reply, which is the form
+// of every answer of the service.
 
 import (
-	"cmp"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,264 +33,330 @@ const (
 	defaultPage = 100      // tasks
 )
 
-// Task is what the service is about: in memory and, as a taskJSON, in answers and the data file.
+// Task is what the service is about: the same in memory, in answers, and in the data file. A task
+// never changes once it is stored.
 type Task struct {
-	ID        string    `json:"task_id"` // given by the service; safe in a URL
-	Name      string    `json:"task_name"`
-	UserID    string    `json:"user_id"`
-	Status    string    `json:"status"`     // always pending: this service does not execute tasks
-	CreatedAt time.Time `json:"created_at"` // in UTC and whole seconds
+	ID        string `json:"task_id"` // given by the service; safe in a URL
+	Name      string `json:"task_name"`
+	UserID    string `json:"user_id"`
+	Status    string `json:"status"`     // always pending: this service does not execute tasks
+	CreatedAt string `json:"created_at"` // see timestamp
 }
 
 const pending = "pending"
 
-// timestamp returns t as the API shows it (RFC 3339). Load tools count answers of changing length
-// as failures, so there are no fractions of a second.
+// timestamp returns t as the API shows it: RFC 3339 in UTC. Load tools count answers of changing
+// length as failures, so there are no fractions of a second.
 func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// taskJSON is a task as it is sent and stored. Its CreatedAt hides that of Task, so encoding/json
-// gets the time as a text. The JSON is the same, but to encode a time.Time takes as long as all the
-// other fields of a task.
-type taskJSON struct {
-	*Task
-	CreatedAt string `json:"created_at"`
-	Message   string `json:"message,omitempty"` // only in the answer to a creation
-}
-
-func (t *Task) toJSON(msg string) taskJSON { return taskJSON{t, timestamp(t.CreatedAt), msg} }
-
 // createTask: POST /api/tasks.
-func (s *service) createTask(w *response, r *http.Request) error {
-	text, err := readNewTask(r) // the task_name and the user_id
+func (s *service) createTask(w *reply, r *http.Request) error {
+	input, err := readNewTask(r)
 	if err != nil {
 		return err
 	}
 
 	now := time.Now() // not w.start: the body may have taken a while
 	if s.rate > 0 && !s.limiter.take(s.rate, now) {
-		w.Header().Set("Retry-After", "1") // seconds
-		return newError(rateLimited, "too many tasks are being created; try again later")
+		err := newError(rateLimited, "too many tasks are being created; try again later")
+		err.header = http.Header{"Retry-After": {"1"}} // seconds
+		return err
 	}
-	task := &Task{newID(), text[0], text[1], pending, now.UTC().Truncate(time.Second)}
+	task := &Task{
+		ID:        newID(),
+		Name:      input.name,
+		UserID:    input.userID,
+		Status:    pending,
+		CreatedAt: timestamp(now),
+	}
 	if err := s.store.add(task); err != nil {
 		return err
 	}
 
 	w.note(slog.String("task_id", task.ID), slog.String("user_id", url.QueryEscape(task.UserID)))
 	w.Header().Set("Location", "/api/tasks/"+task.ID)
-	return w.sendJSON(http.StatusCreated, task.toJSON("task created"))
+	return w.json(http.StatusCreated, struct {
+		*Task
+		Message string `json:"message"`
+	}{
+		Task:    task,
+		Message: "task created",
+	})
 }
 
 // getTask: GET /api/tasks/{task_id}.
-func (s *service) getTask(w *response, r *http.Request) error {
+func (s *service) getTask(w *reply, r *http.Request) error {
 	task := s.store.get(r.PathValue("task_id"))
 	if task == nil {
 		return newError(notFound, "there is no such task")
 	}
-	return w.sendJSON(http.StatusOK, task.toJSON(""))
+	return w.json(http.StatusOK, task)
+}
+
+// taskList is one page of the tasks.
+type taskList struct {
+	Stats *storageStats `json:"storage_stats,omitempty"` // only in /debug/storage
+	Tasks []*Task       `json:"tasks"`
+	Next  string        `json:"next,omitempty"` // the after of the next page, if there is one
+}
+
+type storageStats struct {
+	Total    int    `json:"total_tasks"`
+	Capacity int    `json:"capacity"`
+	Type     string `json:"storage_type"` // in_memory or file
+	File     string `json:"file,omitempty"`
 }
 
 // listTasks: GET /api/tasks.
-func (s *service) listTasks(w *response, r *http.Request) error { return s.sendPage(w, r, nil) }
-
-// storage: GET /debug/storage.
-func (s *service) storage(w *response, r *http.Request) error {
-	stats := map[string]any{"capacity": s.maxTasks, "storage_type": "in_memory"}
-	stats["total_tasks"], _ = s.store.state()
-	if s.dataFile != "" {
-		stats["storage_type"], stats["file"] = "file", s.dataFile
+func (s *service) listTasks(w *reply, r *http.Request) error {
+	list, err := s.readList(r.URL.RawQuery)
+	if err != nil {
+		return err
 	}
-	return s.sendPage(w, r, stats)
+	return w.json(http.StatusOK, list)
 }
 
-// sendPage answers with the tasks that the query asks for, and with stats if there are any.
-func (s *service) sendPage(w *response, r *http.Request, stats map[string]any) error {
-	broken := newError(validationError, "the input breaks the rules in details")
-	params, err := url.ParseQuery(r.URL.RawQuery)
-	broken.require(err == nil, "query", "INVALID_VALUE", "must be well formed")
-	for _, name := range slices.Sorted(maps.Keys(params)) {
-		isKnown := name == "limit" || name == "after"
-		isOne := len(params[name]) == 1 && params[name][0] != ""
-		broken.require(isKnown, name, "UNKNOWN_FIELD", "is not known; known are limit and after")
-		broken.require(isOne || !isKnown, name, "INVALID_VALUE", "must have one value")
+// storage: GET /debug/storage.
+func (s *service) storage(w *reply, r *http.Request) error {
+	list, err := s.readList(r.URL.RawQuery)
+	if err != nil {
+		return err
 	}
-
-	limit, err := strconv.Atoi(cmp.Or(params.Get("limit"), strconv.Itoa(defaultPage)))
-	inRange := err == nil && 1 <= limit && limit <= maxPage
-	broken.require(inRange, "limit", "INVALID_VALUE", "must be from 1 to %d", maxPage)
-	after := params.Get("after")
-	isStored := after == "" || s.store.get(after) != nil
-	broken.require(isStored, "after", "INVALID_VALUE", "must be the task_id of a stored task")
-	if len(broken.Details) > 0 {
-		return broken
+	total, _ := s.store.state(w.start)
+	list.Stats = &storageStats{
+		Total:    total,
+		Capacity: s.maxTasks,
+		Type:     "in_memory",
+		File:     s.dataFile,
 	}
-
-	tasks, next := s.store.page(after, limit)
-	page := make([]taskJSON, len(tasks))
-	for i, task := range tasks {
-		page[i] = task.toJSON("")
+	if s.dataFile != "" {
+		list.Stats.Type = "file"
 	}
-	return w.sendJSON(http.StatusOK, struct {
-		Stats map[string]any `json:"storage_stats,omitempty"`
-		Tasks []taskJSON     `json:"tasks"`
-		Next  string         `json:"next,omitempty"` // the after of the next page, if there is one
-	}{stats, page, next})
+	return w.json(http.StatusOK, list)
 }
 
 // --- What a request may say ---
 
-// readNewTask returns the task_name and the user_id in the body of a request, which has to be JSON
-// in UTF-8, not compressed and not too large.
-func readNewTask(r *http.Request) ([]string, error) {
+// readList returns the page of tasks that a query asks for.
+func (s *service) readList(query string) (taskList, error) {
+	params, err := url.ParseQuery(query)
+	var faults []detail
+	if err != nil {
+		faults = append(faults, detail{"query", "INVALID_VALUE", "must be well formed"})
+	}
+	for _, name := range slices.Sorted(maps.Keys(params)) {
+		switch {
+		case name != "limit" && name != "after":
+			faults = append(faults, unknownField(name, "limit and after"))
+		case len(params[name]) != 1 || params[name][0] == "":
+			faults = append(faults, detail{name, "INVALID_VALUE", "must have one value"})
+		}
+	}
+
+	limit := defaultPage
+	if text := params.Get("limit"); text != "" {
+		limit, err = strconv.Atoi(text)
+		if err != nil || limit < 1 || limit > maxPage {
+			rule := fmt.Sprintf("must be from 1 to %d", maxPage)
+			faults = append(faults, detail{"limit", "INVALID_VALUE", rule})
+		}
+	}
+	after := params.Get("after")
+	if after != "" && s.store.get(after) == nil {
+		rule := "must be the task_id of a stored task"
+		faults = append(faults, detail{"after", "INVALID_VALUE", rule})
+	}
+	if len(faults) > 0 {
+		return taskList{}, newFaults(validationError, faults)
+	}
+	tasks, next := s.store.page(after, limit)
+	return taskList{Tasks: tasks, Next: next}, nil
+}
+
+// taskInput is what a client says of a task.
+type taskInput struct {
+	name   string
+	userID string
+}
+
+// readNewTask returns the task in the body of a request. Its error names everything that is wrong.
+func readNewTask(r *http.Request) (taskInput, error) {
+	body, err := readBody(r)
+	if err != nil {
+		return taskInput{}, err
+	}
+	members, err := parseObject(body)
+	if err != nil {
+		return taskInput{}, err
+	}
+
+	name, faults := readText(members, "task_name", "")
+	userID, more := readText(members, "user_id", "system")
+	faults = append(faults, more...)
+	for _, key := range slices.Sorted(maps.Keys(members)) {
+		if key != "task_name" && key != "user_id" {
+			faults = append(faults, unknownField(key, "task_name and user_id"))
+		}
+	}
+	switch {
+	case strings.ContainsFunc(name+userID, unicode.IsControl):
+		return taskInput{}, newFaults(controlCharacter, faults)
+	case len(faults) > 0:
+		return taskInput{}, newFaults(validationError, faults)
+	}
+	return taskInput{name: name, userID: userID}, nil
+}
+
+// charsets are the names of UTF-8, and of the part of it that has one byte for each character.
+var charsets = []string{"", "utf-8", "utf8", "us-ascii"}
+
+// readBody returns the body of a request, which has to be JSON in UTF-8, not compressed and not too
+// large.
+func readBody(r *http.Request) ([]byte, error) {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	isUTF8 := strings.EqualFold(cmp.Or(params["charset"], "utf-8"), "utf-8")
-	isPlain := strings.EqualFold(cmp.Or(r.Header.Get("Content-Encoding"), "identity"), "identity")
+	coding := strings.ToLower(r.Header.Get("Content-Encoding"))
+	isUTF8 := slices.Contains(charsets, strings.ToLower(params["charset"]))
+	isPlain := coding == "" || coding == "identity"
 	if err != nil || mediaType != "application/json" || !isUTF8 || !isPlain {
 		return nil, newError(unsupportedMedia, "the body must be application/json in UTF-8")
 	}
 
 	// Nothing is read of a body that is known to be too large, so net/http does not ask for it
 	// with "100 Continue" (RFC 9110 section 10.1.1).
-	var body []byte
-	if r.ContentLength <= maxBody {
-		body, err = io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	tooLarge := newError(bodyTooLarge, fmt.Sprint("the limit is ", maxBody, " bytes"))
+	if r.ContentLength > maxBody {
+		return nil, tooLarge
 	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	switch {
-	case r.ContentLength > maxBody, len(body) > maxBody:
-		return nil, newError(bodyTooLarge, fmt.Sprint("the limit is ", maxBody, " bytes"))
+	case len(body) > maxBody:
+		return nil, tooLarge
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, newError(requestTimeout, "the body did not arrive in time")
 	case err != nil:
-		return nil, badJSON("ends early or is framed wrongly", len(body))
+		return nil, malformed("ends early or is framed wrongly", len(body))
 	}
-	// A user_id need not be given: then it is system.
-	return readTexts(string(body), []string{"", "system"}, "task_name", "user_id")
+	return body, nil
 }
 
-// parseStoredTask returns the task in a line of the data file. Its texts obey the same rules as
-// those of a request.
-func parseStoredTask(line string) (task Task, err error) {
-	text := cutTexts(line)
-	if text[0] == "" { // the line is not just as the service writes it
-		text, err = readTexts(line, text, "task_id", "task_name", "user_id", "status", "created_at")
-	}
-
-	// Even with an error, readTexts returns five texts.
-	random, isID := strings.CutPrefix(text[0], "task_")
-	at, _ := time.Parse(time.RFC3339, text[4])
-	switch {
-	case err != nil:
-	case !isID || random == "" || url.QueryEscape(random) != random:
-		err = errors.New("task_id is not as the service writes it")
-	case text[3] != pending || text[4] != timestamp(at) || strings.HasPrefix(line, "\uFEFF"):
-		err = errors.New("status, created_at or the beginning is not as the service writes it")
-	}
-	return Task{text[0], text[1], text[2], pending, at}, err
-}
-
-// cutTexts returns the five texts of a line that is just as the service writes it, if nothing in it
-// is escaped or breaks a rule, or else five empty ones, for readTexts to fill. Nearly all lines are
-// like that, and cutting them takes a quarter of the time of parsing JSON, so that a million tasks
-// are read in seconds.
-func cutTexts(line string) []string {
-	rest, isStart := strings.CutPrefix(line, `{"task_id":"`)
-	id, rest, _ := strings.Cut(rest, `","task_name":"`) // if it is missing, rest is empty: no isEnd
-	name, rest, _ := strings.Cut(rest, `","user_id":"`)
-	user, rest, _ := strings.Cut(rest, `","status":"pending","created_at":"`)
-	created, isEnd := strings.CutSuffix(rest, `"}`)
-
-	// Five names and five texts have 20 quotes: with any other number, one is inside a text.
-	asWritten := strings.Count(line, `"`) == 20 && !strings.Contains(line, `\`)
-	var broken apiError
-	for _, text := range []string{id, name, user} {
-		asWritten = asWritten && broken.checkText("", text) == text
-	}
-	if !isStart || !isEnd || !asWritten || broken.Details != nil {
-		return make([]string, 5) // readTexts trims the texts, or says what is wrong
-	}
-
-	// Copies: the parts would keep the whole line in memory.
-	return []string{strings.Clone(id), strings.Clone(name), strings.Clone(user), pending, created}
-}
-
-// readTexts reads a JSON object that has these fields, all of them texts, and no other. For each
-// field, texts has the default, or an empty text if the field must be given. readTexts overwrites
-// them with what it reads, and returns texts, even with an error. The error names everything that
-// is wrong.
+// parseObject returns the members of one JSON object in UTF-8. A byte order mark before it is
+// ignored (RFC 8259 section 8.1). A key that is there twice counts with its last value.
 //
 // The members go into a map, because a struct would hide keys in another case, null, and unknown
-// members. A key that is there twice counts with its last value.
-func readTexts(body string, texts []string, fields ...string) ([]string, error) {
-	// No text in UTF-8 has the byte FF, so it can mark what is not valid.
-	if i := strings.IndexByte(strings.ToValidUTF8(body, "\xFF"), '\xFF'); i >= 0 {
-		return texts, badJSON("is not valid UTF-8", i+1)
+// members.
+func parseObject(body []byte) (map[string]any, error) {
+	if at := invalidUTF8(body); at >= 0 {
+		return nil, malformed("is not valid UTF-8", at+1)
 	}
+	object := bytes.TrimPrefix(body, []byte("\uFEFF"))
 	var members map[string]any
-	object := strings.TrimPrefix(body, "\uFEFF") // a byte order mark, RFC 8259 section 8.1
-	err := json.Unmarshal([]byte(object), &members)
-	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return texts, badJSON(syntax.Error(), len(body)-len(object)+int(syntax.Offset))
-	} else if members == nil { // an array, a string, null, …
-		return texts, badJSON("must be one JSON object", 1)
-	}
-
-	// The only other error is a number out of range. Its member is nil, and so no string.
-	broken := newError(validationError, "the input breaks the rules in details")
-	for i, field := range fields {
-		value, given := members[field]
-		text, isText := value.(string)
-		broken.require(given || texts[i] != "", field, "REQUIRED", "must be given")
-		broken.require(isText || !given, field, "INVALID_TYPE", "must be a string")
-		if isText {
-			// A copy: the trimmed text alone would keep the blanks around it in memory.
-			texts[i] = strings.Clone(broken.checkText(field, text))
+	err := json.Unmarshal(object, &members)
+	syntax, isSyntax := errors.AsType[*json.SyntaxError](err)
+	if isSyntax {
+		// Offset counts the bytes up to the fault. Go 1.26 counts the first byte of a character
+		// that does not belong there, Go 1.27 all of its bytes: the first is what is told.
+		at := min(len(body)-len(object)+int(syntax.Offset), len(body))
+		for at > 1 && !utf8.RuneStart(body[at-1]) {
+			at--
 		}
-		delete(members, field) // so that the unknown ones remain
+		return nil, malformed(syntax.Error(), at)
 	}
-	for _, name := range slices.Sorted(maps.Keys(members)) {
-		broken.require(false, name, "UNKNOWN_FIELD", "is not in %s", fields)
+	// The only other error is a number out of range, in a member that has to be a string anyway.
+	if members == nil { // an array, a string, null, …
+		return nil, malformed("must be one JSON object", 1)
 	}
-	if len(broken.Details) > 0 {
-		return texts, broken
-	}
-	return texts, nil
+	return members, nil
 }
 
-// checkText returns a text without the white space around it. This is the one place for the rules
-// that every text obeys. A control character turns the error into controlCharacter.
-func (e *apiError) checkText(field, given string) string {
-	text := strings.TrimSpace(given)
-	size := utf8.RuneCountInString(text)
-	control := strings.ContainsFunc(text, unicode.IsControl)
-	isClean := !control && !strings.ContainsRune(text, utf8.RuneError) // the mark of damaged text
-	e.require(strings.ContainsFunc(text, isVisible), field, "REQUIRED", "must not look empty")
-	e.require(size <= maxText, field, "TOO_LONG", "must have at most %d characters", maxText)
-	e.require(isClean, field, "INVALID_CHARACTER", "must not have control characters or U+FFFD")
-	if control {
-		e.errorCode = controlCharacter
+// invalidUTF8 returns the index of the first byte that is not part of valid UTF-8, or -1.
+func invalidUTF8(text []byte) int {
+	if utf8.Valid(text) {
+		return -1
+	}
+	at := 0
+	for {
+		r, size := utf8.DecodeRune(text[at:])
+		if r == utf8.RuneError && size == 1 {
+			return at
+		}
+		at += size
+	}
+}
+
+// readText returns a member of an object without the white space around it, and the rules that it
+// breaks, nil if there are none. absent is what counts if it is not there; if that is empty, it has
+// to be. This is the one place for the rules of a new text.
+func readText(members map[string]any, field, absent string) (text string, faults []detail) {
+	value, isGiven := members[field]
+	given, isText := value.(string)
+	switch {
+	case !isGiven && absent != "":
+		return absent, nil
+	case !isGiven:
+		return "", []detail{{field, "REQUIRED", "must be given"}}
+	case !isText:
+		return "", []detail{{field, "INVALID_TYPE", "must be a string"}}
+	}
+
+	text = strings.TrimSpace(given)
+	if !strings.ContainsFunc(text, isVisible) {
+		faults = append(faults, detail{field, "REQUIRED", "must not look empty"})
+	}
+	if utf8.RuneCountInString(text) > maxText {
+		rule := fmt.Sprintf("must have at most %d characters", maxText)
+		faults = append(faults, detail{field, "TOO_LONG", rule})
+	}
+	isDamaged := strings.ContainsRune(text, utf8.RuneError) // U+FFFD
+	if isDamaged || strings.ContainsFunc(text, unicode.IsControl) {
+		rule := "must not have control characters or U+FFFD"
+		faults = append(faults, detail{field, "INVALID_CHARACTER", rule})
+	}
+	if len(text) < len(given) {
+		text = strings.Clone(text) // or the blanks around it would stay in memory
+	}
+	return text, faults
+}
+
+// isVisible says yes to what Unicode does not know to be invisible: not to white space, marks,
+// format characters, letters that are invisible by design, such as the Hangul fillers, and the
+// Braille pattern without dots. Characters that are newer than the tables of this Go, and those for
+// private use, count as visible.
+func isVisible(r rune) bool {
+	const blankBraille = '\u2800'
+	isInvisible := r == blankBraille ||
+		unicode.In(r, unicode.White_Space, unicode.M, unicode.Cf,
+			unicode.Other_Default_Ignorable_Code_Point)
+	return !isInvisible
+}
+
+func unknownField(name, known string) detail {
+	return detail{cut(name, maxText), "UNKNOWN_FIELD", "is not known; known are " + known}
+}
+
+// cut returns at most this number of characters of a text, and then … if there are more.
+func cut(text string, characters int) string {
+	count := 0
+	for i := range text {
+		if count == characters {
+			return text[:i] + "…"
+		}
+		count++
 	}
 	return text
 }
 
-// isVisible says no to marks, blanks and format characters, and to letters that are invisible by
-// design, such as the Hangul fillers.
-func isVisible(r rune) bool {
-	return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S) &&
-		!unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r)
-}
-
-// --- What the service may answer ---
+// --- The errors ---
 
 // errorCode is a kind of failure. Statuses are those of RFC 9110, RFC 6585 and RFC 4918.
 type errorCode struct {
-	Name     string `json:"error_code"` // empty for an unhealthy answer, which has no envelope
+	Name     string `json:"error_code"`
 	status   int
 	level    slog.Level // of the line in the log
 	category string     // of the same line
 }
 
 // All kinds of failures. TestDocumentsAreInStep fails if one is missing in errorCodes, in README.md
-// or in openapi.json.
+// or in openapi.json, and TestMain if no test provokes it.
 var (
 	validationError  = errorCode{"VALIDATION_ERROR", 400, slog.LevelWarn, "VALIDATION"}
 	controlCharacter = errorCode{"VALIDATION_ERROR", 400, slog.LevelWarn, "ATTACK"}
@@ -305,16 +372,14 @@ var (
 	internalError    = errorCode{"INTERNAL_ERROR", 500, slog.LevelError, ""}
 	panicked         = errorCode{"INTERNAL_ERROR", 500, levelCritical, ""}
 	storeFull        = errorCode{"STORE_FULL", 507, slog.LevelError, ""}
-	unhealthy        = errorCode{"", 503, slog.LevelWarn, ""}
 )
 
-// statusErrors say how record treats an error that was sent without sendError, as pprof does. The
-// 500 stands for every 5xx.
-var statusErrors = map[int]errorCode{400: validationError, 404: notFound, 500: internalError}
-
-var errorCodes = [...]errorCode{validationError, controlCharacter, malformedJSON, unauthorized,
-	forbidden, notFound, methodNotAllowed, requestTimeout, bodyTooLarge, unsupportedMedia,
-	rateLimited, internalError, panicked, storeFull, unhealthy}
+// errorCodes are all of them, for the metrics and the tests.
+var errorCodes = []errorCode{
+	validationError, controlCharacter, malformedJSON, unauthorized, forbidden, notFound,
+	methodNotAllowed, requestTimeout, bodyTooLarge, unsupportedMedia, rateLimited, internalError,
+	panicked, storeFull,
+}
 
 // detail is one rule that a request breaks.
 type detail struct {
@@ -326,109 +391,143 @@ type detail struct {
 // apiError is an error that the client is told about, in the envelope that all errors have.
 type apiError struct {
 	errorCode
-	Message   string   `json:"error_message"`
-	Details   []detail `json:"details"`
-	Timestamp string   `json:"timestamp"` // this and the next are set when the error is sent
-	RequestID string   `json:"request_id"`
+	Message   string      `json:"error_message"`
+	Details   []detail    `json:"details"`
+	Timestamp string      `json:"timestamp"` // this and the next are set when it becomes a reply
+	RequestID string      `json:"request_id"`
+	header    http.Header // what the answer has beside the envelope; nil for nothing
 }
 
+// newError returns an error without details.
 func newError(code errorCode, message string) *apiError {
 	return &apiError{errorCode: code, Message: message, Details: []detail{}}
 }
 
-// badJSON says why a body cannot be read, and at which byte, counted from 1.
-func badJSON(reason string, at int) *apiError {
-	e := newError(malformedJSON, "the body is not one JSON object in UTF-8")
-	e.require(false, "body", "INVALID_VALUE", "%s (at byte %d)", reason, max(1, at))
+// newFaults returns an error with the rules that a request breaks, but not more than maxDetails:
+// many mistakes do not make a long answer.
+func newFaults(code errorCode, faults []detail) *apiError {
+	e := newError(code, "the input breaks the rules in details")
+	e.Details = faults[:min(len(faults), maxDetails)]
 	return e
 }
 
-// require adds a detail unless a rule is kept, but not more than maxDetails: many mistakes do not
-// make a long answer.
-func (e *apiError) require(kept bool, field, code, message string, args ...any) {
-	if !kept && len(e.Details) < maxDetails {
-		e.Details = append(e.Details, detail{field, code, fmt.Sprintf(message, args...)})
+// malformed says why a body cannot be read, and at which byte, counted from 1.
+func malformed(reason string, at int) *apiError {
+	e := newError(malformedJSON, "the body is not one JSON object in UTF-8")
+	message := fmt.Sprintf("%s (at byte %d)", reason, max(1, at))
+	e.Details = []detail{{"body", "INVALID_VALUE", message}}
+	return e
+}
+
+// Error implements error. It is the reason that a health check gives, too.
+func (e *apiError) Error() string { return e.Message }
+
+// faults returns what the log says of the details: field and code of the first five, each in at
+// most 64 bytes. A field can be any text of the client, so it is escaped as in a query string.
+func (e *apiError) faults() string {
+	var entries []string
+	for _, d := range e.Details[:min(len(e.Details), 5)] {
+		field := url.QueryEscape(d.Field)
+		room := 64 - len(":"+d.Code)
+		entries = append(entries, field[:min(len(field), room)]+":"+d.Code)
+	}
+	return strings.Join(entries, " ")
+}
+
+// --- The reply ---
+
+// reply is the answer to one request while it is only a value. It is the http.ResponseWriter of
+// every handler, of the mux and of pprof; nothing that they write reaches the connection before
+// send (main.go). Only the goroutine of the request uses it.
+type reply struct {
+	conn      http.ResponseWriter // of net/http
+	start     time.Time
+	requestID string
+	traffic   *traffic // of the route that answers, with its row; unmatched if there is none
+
+	status int // 0 as long as nobody has decided
+	body   []byte
+
+	// What record (metrics.go) says of it. An answer that is no failure has the zero level, INFO.
+	level     slog.Level
+	category  string
+	errorCode string
+	notes     []slog.Attr // more for the line in the log
+}
+
+// Header implements http.ResponseWriter. The header belongs to the connection, which sends nothing
+// of it before WriteHeader.
+func (w *reply) Header() http.Header { return w.conn.Header() }
+
+// WriteHeader implements http.ResponseWriter: the first status is the one that counts. A status of
+// 500 and above is the service's fault, unless the handler sets another level afterwards.
+func (w *reply) WriteHeader(status int) {
+	if w.status != 0 {
+		return
+	}
+	w.status = status
+	if status >= http.StatusInternalServerError {
+		w.level = slog.LevelError
 	}
 }
 
-// Error implements error, for texts that are no envelope: the reason why the data file cannot be
-// read, and the reason why a health check says unhealthy.
-func (e *apiError) Error() string {
-	return strings.TrimSuffix(fmt.Sprint(e.Message, " ", e.Details), " []")
+// Write implements http.ResponseWriter. It never fails.
+func (w *reply) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	w.body = append(w.body, p...)
+	return len(p), nil
 }
 
-// response is the http.ResponseWriter of every handler. It remembers what record has to know.
-// ServeHTTP makes it (main.go: newResponse).
-type response struct {
-	http.ResponseWriter
-	service            *service
-	start              time.Time
-	requestID, pattern string      // pattern is of the mux
-	status, bytes      int         // of the answer, as far as it has been sent
-	failure            errorCode   // if there is one
-	notes              []slog.Attr // more for the line in the log
-}
+// Unwrap lets http.ResponseController find the connection: pprof puts its deadline off.
+func (w *reply) Unwrap() http.ResponseWriter { return w.conn }
 
 // note adds to the line in the log.
-func (w *response) note(attrs ...slog.Attr) { w.notes = append(w.notes, attrs...) }
+func (w *reply) note(attrs ...slog.Attr) { w.notes = append(w.notes, attrs...) }
 
-// WriteHeader implements http.ResponseWriter.
-func (w *response) WriteHeader(status int) {
-	// A service that stops wants no next request; this is asked late, because the drain may have
-	// begun during this one. And before net/http answers on a connection that it means to keep, it
-	// reads up to 256 KiB of what is left of the body: too much for one that is too large.
-	if w.service.draining.Load() || status == bodyTooLarge.status {
-		w.Header().Set("Connection", "close")
-	}
-	w.status = cmp.Or(w.status, status)
-	w.ResponseWriter.WriteHeader(status)
+// reset takes back what has been written so far.
+func (w *reply) reset() {
+	clear(w.Header())
+	w.status = 0
+	w.body = nil
+	w.level = slog.LevelInfo
 }
 
-// Write implements http.ResponseWriter.
-func (w *response) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.WriteHeader(http.StatusOK)
-	}
-	n, err := w.ResponseWriter.Write(p)
-	w.bytes += n
-	return n, err
-}
-
-// Unwrap lets http.ResponseController find the connection.
-func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// send answers with a whole body. It sets no Content-Length: with one, a client could have the end
-// of a long body before the request is counted.
-func (w *response) send(status int, contentType string, body []byte) error {
+// fill sets a whole answer.
+func (w *reply) fill(status int, contentType string, body []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(status)
-	w.Write(body) // fails only if the client is gone, and then there is nobody to tell
-	return nil
+	w.body = body
 }
 
-// sendJSON encodes v before it sends anything, so that a failure can still become an error.
-func (w *response) sendJSON(status int, v any) error {
+// json sets a whole answer, and returns an error, without having set anything, if v has no JSON.
+func (w *reply) json(status int, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	return w.send(status, "application/json", append(body, '\n'))
+	w.fill(status, "application/json", append(body, '\n'))
+	return nil
 }
 
-// sendError answers with the envelope that all errors have. The text of an error that is no
-// apiError goes to the log alone: a client learns nothing of the inside. If an answer has begun,
-// the connection is cut, so that nobody takes half of it for the whole. The log has the status that
-// was sent.
-func (w *response) sendError(err error) {
+// fail replaces whatever has been written by the envelope that all errors have. The text of an
+// error that is no apiError goes to the log alone: a client learns nothing of the inside.
+func (w *reply) fail(err error) {
 	e, ok := errors.AsType[*apiError](err)
 	if !ok {
 		w.note(slog.Any("cause", err))
 		e = newError(internalError, "internal error")
 	}
-	w.failure = e.errorCode
-	if w.status != 0 {
-		panic(http.ErrAbortHandler)
+	envelope := *e // a copy: the store gives one error to many requests
+	envelope.Timestamp = timestamp(time.Now())
+	envelope.RequestID = w.requestID
+	if len(e.Details) > 0 {
+		w.note(slog.String("faults", e.faults()))
 	}
-	e.Timestamp, e.RequestID = timestamp(time.Now()), w.requestID
-	w.sendJSON(e.status, e)
+
+	w.reset()
+	maps.Copy(w.Header(), e.header)
+	w.json(e.status, envelope) // has texts only, so it cannot fail
+	w.level = e.level
+	w.category = e.category
+	w.errorCode = e.Name
 }
