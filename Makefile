@@ -64,19 +64,27 @@ size: ## hold the code against its limits: lines, columns, comments, functions
 		awk '/^func/ { n = 0; on = !/}$$/ } on && !/^[[:space:]]*($$|\/\/)/ { n++ } \
 		/^}/ { on = 0 } n > max { max = n } END { print max }') 60
 
-check-deploy: ## prove deploy/ with the real programs (Debian, as root)
-	deploy/check.sh
+check-deploy: ## prove deploy/ with the real programs (Debian, as root; DEBIAN=trixie: in a Debian 13)
+	$(if $(DEBIAN),deploy/check-on.sh $(DEBIAN),deploy/check.sh)
 
-install: build ## install binary, units and log rotation (DESTDIR, PREFIX)
+install: build ## install binary, units, log rotation and the queue of rsyslog (DESTDIR, PREFIX)
 	install -D -m 755 taskapi $(DESTDIR)$(PREFIX)/bin/taskapi
 	install -D -m 644 deploy/taskapi.service $(DESTDIR)$(UNITDIR)/taskapi.service
 	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(DESTDIR)$(UNITDIR)/taskapi.service
 	install -D -m 644 deploy/taskapi.socket $(DESTDIR)$(UNITDIR)/taskapi.socket
 	install -D -m 644 deploy/logrotate.conf $(DESTDIR)/etc/logrotate.d/taskapi
+	install -D -m 644 deploy/syslog.socket.conf $(DESTDIR)$(UNITDIR)/syslog.socket.d/taskapi.conf
+	install -D -m 644 deploy/sysctl.conf $(DESTDIR)/etc/sysctl.d/60-taskapi.conf
+
+# Without their files, running units could be neither restarted nor found again.
+STOPFIRST := systemctl disable --now taskapi.socket taskapi.service
 
 uninstall: ## remove what install has installed
+	@test -n "$(DESTDIR)" || ! systemctl -q is-active taskapi.socket taskapi.service 2>/dev/null || \
+		{ echo "they run; first: $(STOPFIRST)"; exit 1; }
 	rm -f $(DESTDIR)$(PREFIX)/bin/taskapi $(DESTDIR)$(UNITDIR)/taskapi.service \
-		$(DESTDIR)$(UNITDIR)/taskapi.socket $(DESTDIR)/etc/logrotate.d/taskapi
+		$(DESTDIR)$(UNITDIR)/taskapi.socket $(DESTDIR)/etc/logrotate.d/taskapi \
+		$(DESTDIR)$(UNITDIR)/syslog.socket.d/taskapi.conf $(DESTDIR)/etc/sysctl.d/60-taskapi.conf
 
 clean: ## remove what build has built
 	rm -f taskapi

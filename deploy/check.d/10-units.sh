@@ -11,7 +11,9 @@ files() { (cd "$staging" && find . -type f -printf '%m %p\n' | sort -k 2); }
 installs() {
   in_staging install && diff - <(files) <<END
 644 ./etc/logrotate.d/taskapi
+644 ./etc/sysctl.d/60-taskapi.conf
 755 .$prefix/bin/taskapi
+644 .$prefix/lib/systemd/system/syslog.socket.d/taskapi.conf
 644 .$prefix/lib/systemd/system/taskapi.service
 644 .$prefix/lib/systemd/system/taskapi.socket
 END
@@ -22,7 +24,9 @@ unchanged() {
   for unit in taskapi.service taskapi.socket; do
     diff "$deploy/$unit" "$staging$prefix/lib/systemd/system/$unit" || return
   done
-  diff "$deploy/logrotate.conf" "$staging/etc/logrotate.d/taskapi"
+  diff "$deploy/logrotate.conf" "$staging/etc/logrotate.d/taskapi" &&
+    diff "$deploy/sysctl.conf" "$staging/etc/sysctl.d/60-taskapi.conf" &&
+    diff "$deploy/syslog.socket.conf" "$staging$prefix/lib/systemd/system/syslog.socket.d/taskapi.conf"
 }
 
 # systemd-analyze verify exits 0 for much of what it complains about.
