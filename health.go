@@ -5,6 +5,7 @@ package main
 // -log-file that hangs still holds up every answer: its line comes first. See logFile.Write.)
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -38,7 +39,7 @@ func (s *service) newSummary(status string, now time.Time) summary {
 		Status:    status,
 		Timestamp: timestamp(now),
 		Service:   serviceName,
-		Version:   s.build.version,
+		Version:   s.version,
 		Uptime:    s.uptime(now),
 	}
 }
@@ -47,7 +48,7 @@ func (s *service) uptime(now time.Time) int { return int(now.Sub(s.started).Seco
 
 // health: GET /health, for a person or a load balancer. That there is an answer is the answer.
 func (s *service) health(w *reply, _ *http.Request) error {
-	return w.json(http.StatusOK, s.newSummary("healthy", w.start))
+	return w.json(http.StatusOK, s.newSummary(healthy, w.start))
 }
 
 // liveness: GET /health/liveness, for whoever restarts the process. It looks at nothing, because a
@@ -59,12 +60,9 @@ func (s *service) liveness(w *reply, _ *http.Request) error {
 // readiness: GET /health/readiness, for whoever sends requests here. A busy host is ready, because
 // there is no second host that could take the requests.
 func (s *service) readiness(w *reply, _ *http.Request) error {
+	checks := s.check(w.start).Checks
 	answer := s.newSummary("ready", w.start)
-	checks := s.check(w.start)
-	answer.Reason = checks.Application.Reason
-	if answer.Reason == "" {
-		answer.Reason = checks.Storage.Reason
-	}
+	answer.Reason = cmp.Or(checks.Application.Reason, checks.Storage.Reason)
 	if answer.Reason == "" {
 		return w.json(http.StatusOK, answer)
 	}
@@ -74,19 +72,10 @@ func (s *service) readiness(w *reply, _ *http.Request) error {
 
 // detailed: GET /health/detailed, for a person or a script that wants numbers.
 func (s *service) detailed(w *reply, _ *http.Request) error {
-	answer := struct {
-		Status    string `json:"status"`
-		Timestamp string `json:"timestamp"`
-		Checks    checks `json:"checks"`
-	}{
-		Status:    healthy,
-		Timestamp: timestamp(w.start),
-		Checks:    s.check(w.start),
-	}
-	if answer.Checks.areHealthy() {
+	answer := s.check(w.start)
+	if answer.Status == healthy {
 		return w.json(http.StatusOK, answer)
 	}
-	answer.Status = unhealthy
 	return w.unhealthy(answer)
 }
 
@@ -100,21 +89,22 @@ func (w *reply) unhealthy(answer any) error {
 
 // --- The checks ---
 
-const (
-	healthy   = "healthy"
-	unhealthy = "unhealthy"
-)
+const healthy, unhealthy = "healthy", "unhealthy"
 
-// checks are all parts of the service's health, as JSON.
-type checks struct {
-	Application applicationCheck `json:"application"`
-	Storage     storageCheck     `json:"storage"`
-	Resources   resourcesCheck   `json:"system_resources"`
+// detailedHealth is what the service knows of its health, as JSON.
+type detailedHealth struct {
+	Status    string `json:"status"` // healthy if all checks are
+	Timestamp string `json:"timestamp"`
+	Checks    struct {
+		Application applicationCheck `json:"application"`
+		Storage     storageCheck     `json:"storage"`
+		Resources   resourcesCheck   `json:"system_resources"`
+	} `json:"checks"`
 }
 
 // verdict is what all checks have.
 type verdict struct {
-	Status string `json:"status"`           // healthy or unhealthy
+	Status string `json:"status"`
 	Reason string `json:"reason,omitempty"` // why it is unhealthy
 }
 
@@ -143,7 +133,7 @@ type usage struct {
 	Percent   float64 `json:"usage_percent"`             // with at most one fraction digit
 	Available *uint64 `json:"available_bytes,omitempty"` // of the memory
 	Free      *uint64 `json:"free_bytes,omitempty"`      // of the disk, where it is known
-	Status    string  `json:"status"`                    // normal or high: see sensors.judge
+	Status    string  `json:"status"`                    // normal or high
 }
 
 // fail makes a check unhealthy, for this reason and those before.
@@ -155,48 +145,45 @@ func (v *verdict) fail(reason string) {
 	v.Reason = reason
 }
 
-func (c *checks) areHealthy() bool {
-	return c.Application.Status == healthy && c.Storage.Status == healthy &&
-		c.Resources.Status == healthy
-}
-
 // check judges the service by what is in memory.
-func (s *service) check(now time.Time) checks {
-	total, refusal := s.store.state(now)
-	c := checks{
-		Application: applicationCheck{
-			verdict: verdict{Status: healthy},
-			Uptime:  s.uptime(now),
-			Version: s.build.version,
-		},
-		Storage: storageCheck{
-			verdict:  verdict{Status: healthy},
-			Total:    total,
-			Capacity: s.maxTasks,
-		},
-		Resources: resourcesCheck{
-			verdict: verdict{Status: healthy},
-		},
-	}
+func (s *service) check(now time.Time) *detailedHealth {
+	h := &detailedHealth{Status: healthy, Timestamp: timestamp(now)}
+	app, storage, resources := &h.Checks.Application, &h.Checks.Storage, &h.Checks.Resources
+
+	app.Status = healthy
+	app.Uptime = s.uptime(now)
+	app.Version = s.version
 	if s.draining.Load() {
-		c.Application.fail("the service is about to stop")
+		app.fail("the service is about to stop")
 	}
+
+	total, refusal := s.store.state(now)
+	storage.Status = healthy
+	storage.Total = total
+	storage.Capacity = s.maxTasks
 	if refusal != nil {
-		c.Storage.fail(refusal.Error())
+		storage.fail(refusal.Error())
 	}
-	c.Resources.CPU = c.Resources.look(s.sensors.cpu, now)
-	c.Resources.Memory = c.Resources.look(s.sensors.memory, now)
-	c.Resources.Disk = c.Resources.look(s.sensors.disk, now)
-	return c
+
+	resources.Status = healthy
+	resources.CPU = resources.look(s.cpu, now)
+	resources.Memory = resources.look(s.memory, now)
+	resources.Disk = resources.look(s.disk, now)
+
+	if app.Reason != "" || storage.Reason != "" || resources.Reason != "" {
+		h.Status = unhealthy
+	}
+	return h
 }
 
-// look returns what a sensor has read, or nil, and then the check has failed.
-func (c *resourcesCheck) look(s *sensor[usage], now time.Time) *usage {
-	value, err := s.latest(now)
+// look returns what a sensor has read. If that is of no use, it is nil, and the check has failed.
+func (c *resourcesCheck) look(s *sensor, now time.Time) *usage {
+	last, err := s.latest(now)
 	if err != nil {
 		c.fail(s.name + ": " + err.Error())
+		return nil
 	}
-	return value
+	return &last.usage
 }
 
 // --- The sensors ---
@@ -204,67 +191,41 @@ func (c *resourcesCheck) look(s *sensor[usage], now time.Time) *usage {
 // sampleInterval is the time between two readings.
 const sampleInterval = 5 * time.Second
 
-// sensors are all that the service reads of its host and of its own process.
-type sensors struct {
-	cpu     *sensor[usage]
-	memory  *sensor[usage]
-	disk    *sensor[usage]
-	process *sensor[processUsage]
-}
-
-// sensor reads one thing again and again, and keeps the last reading.
-type sensor[T any] struct {
+// sensor reads one resource of the host again and again, and keeps the last reading.
+type sensor struct {
 	name  string
-	read  func() (T, error)
-	began atomic.Pointer[time.Time]  // when the reader that is at work began; nil if none is
-	last  atomic.Pointer[reading[T]] // nil if there is none yet
+	high  float64 // a usage above this percentage is high, which is information and no fault
+	read  func() (usage, error)
+	began atomic.Pointer[time.Time] // when the reader that is at work began; nil if none is
+	last  atomic.Pointer[reading]   // nil if there is none yet
 }
 
 // reading is what a sensor has read, and when. It never changes.
-type reading[T any] struct {
-	value T
-	at    time.Time
-	err   error // which anybody may see: sample logs the cause
-}
-
-func newSensors(c config) sensors {
-	return sensors{
-		cpu:     newSensor("cpu", c.cpuHigh, new(cpuTimes).read),
-		memory:  newSensor("memory", c.memoryHigh, readMemory),
-		disk:    newSensor("disk", c.diskHigh, func() (usage, error) { return readDisk(c.diskPath) }),
-		process: &sensor[processUsage]{name: "process", read: readProcess},
-	}
-}
-
-// newSensor returns a sensor of a resource of the host. Above the threshold, in percent, a usage is
-// high. That is information for a person, and no fault.
-func newSensor(name string, threshold float64, read func() (usage, error)) *sensor[usage] {
-	return &sensor[usage]{
-		name: name,
-		read: func() (usage, error) {
-			u, err := read()
-			u.Status = "normal"
-			if u.Percent > threshold {
-				u.Status = "high"
-			}
-			return u, err
-		},
-	}
+type reading struct {
+	usage
+	at  time.Time
+	err error // which anybody may see: sample logs the cause
 }
 
 // startSensors lets all sensors read until ctx ends, each in a goroutine of its own: one that hangs
 // makes its own reading old, and no other. It waits for their first readings, so that the first
 // answer has numbers, but for a second at most: a disk that hangs must not hinder the start.
 func (s *service) startSensors(ctx context.Context) {
-	const count = 4
-	first := make(chan struct{}, count)
-	go s.sensors.cpu.run(ctx, s.log, first)
-	go s.sensors.memory.run(ctx, s.log, first)
-	go s.sensors.disk.run(ctx, s.log, first)
-	go s.sensors.process.run(ctx, s.log, first)
+	samplers := []func(){s.sampleProcess}
+	for _, sensor := range []*sensor{s.cpu, s.memory, s.disk} {
+		samplers = append(samplers, func() { sensor.sample(s.log) })
+	}
 
+	first := make(chan bool, len(samplers))
+	for _, sample := range samplers {
+		go func() {
+			sample()
+			first <- true
+			every(ctx, sampleInterval, sample)
+		}()
+	}
 	enough := time.After(time.Second)
-	for range count {
+	for range samplers {
 		select {
 		case <-first:
 		case <-enough:
@@ -273,50 +234,36 @@ func (s *service) startSensors(ctx context.Context) {
 	}
 }
 
-// run samples until ctx ends. It tells first when there is a reading.
-func (s *sensor[T]) run(ctx context.Context, log *slog.Logger, first chan<- struct{}) {
-	s.sample(log)
-	first <- struct{}{}
-	every(ctx, sampleInterval, func() { s.sample(log) })
-}
-
 // sample reads the sensor once. The cause of a failure goes to the log and nowhere else.
-func (s *sensor[T]) sample(log *slog.Logger) {
+func (s *sensor) sample(log *slog.Logger) {
 	began := time.Now()
 	s.began.Store(&began)
-	value, err := s.read()
+	u, err := s.read()
 	if err != nil {
 		log.Warn("a reading failed", "reading", s.name, "cause", err)
 		err = errors.New("the reading failed")
 	}
-	s.last.Store(&reading[T]{value: value, at: time.Now(), err: err})
+	u.Status = "normal"
+	if u.Percent > s.high {
+		u.Status = "high"
+	}
+	s.last.Store(&reading{usage: u, at: time.Now(), err: err})
 	s.began.Store(nil)
 }
 
-// latest returns the last reading, or why it is of no use: it failed, there is none yet, or the
-// reader has hung for three intervals. An old reading stands as long as no reader hangs: then the
+// latest returns the last reading, nil if there is none, and why it is of no use, if so: it failed,
+// or the reader has hung for three intervals. If no reader hangs, an old reading stands: then the
 // whole process was paused.
-func (s *sensor[T]) latest(now time.Time) (*T, error) {
-	began := s.began.Load()
+func (s *sensor) latest(now time.Time) (*reading, error) {
 	last := s.last.Load()
+	began := s.began.Load()
 	switch {
 	case began != nil && now.Sub(*began) > 3*sampleInterval:
-		return nil, errors.New("the reading does not end")
+		return last, errors.New("the reading does not end")
 	case last == nil:
 		return nil, errors.New("not read yet")
-	case last.err != nil:
-		return nil, last.err
 	}
-	return &last.value, nil
-}
-
-// age returns how old the last reading is, if it succeeded.
-func (s *sensor[T]) age(now time.Time) (seconds float64, ok bool) {
-	last := s.last.Load()
-	if last == nil || last.err != nil {
-		return 0, false
-	}
-	return max(0, now.Sub(last.at).Seconds()), true
+	return last, last.err
 }
 
 // --- The readers ---
@@ -330,28 +277,19 @@ func percentUsed(unused, total float64) float64 { return math.Round(1000*(1-unus
 
 // cpuTimes is what the last call of read has found. (cpu.Percent would not do: all its callers
 // share one baseline.)
-type cpuTimes struct {
-	busy    float64 // seconds
-	idle    float64 // seconds, with iowait
-	iowait  float64 // seconds
-	percent float64
-}
+type cpuTimes struct{ busy, idle, iowait, percent float64 }
 
 // read reads how busy the CPUs have been since the last call, and at first since boot.
 func (last *cpuTimes) read() (usage, error) {
 	times, err := cpu.Times(false)
-	if err != nil {
-		return usage{}, err
-	}
-	if len(times) == 0 {
-		return usage{}, errImpossible
+	if err != nil || len(times) == 0 {
+		return usage{}, errors.Join(errImpossible, err)
 	}
 	t := times[0]
 	busy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal // User includes guests
 	idle := t.Idle + t.Iowait
 	lowest := min(t.User, t.System, t.Nice, t.Irq, t.Softirq, t.Steal, t.Idle, t.Iowait)
-	isPossible := lowest >= 0 && busy+idle > 0 && !math.IsInf(busy+idle, 0) // false for NaN, too
-	if !isPossible {
+	if !(lowest >= 0 && busy+idle > 0) || math.IsInf(busy+idle, 0) { // nothing is true of NaN
 		return usage{}, errImpossible
 	}
 
@@ -373,32 +311,25 @@ func (last *cpuTimes) read() (usage, error) {
 // their reserve, gVisor and LXC say so.
 func readMemory() (usage, error) {
 	m, err := mem.VirtualMemory()
-	if err != nil {
-		return usage{}, err
-	}
-	if m.Total == 0 || m.Free > m.Total {
-		return usage{}, errImpossible
+	if err != nil || m.Total == 0 || m.Free > m.Total {
+		return usage{}, errors.Join(errImpossible, err)
 	}
 	available := m.Available
 	if available == 0 || available > m.Total {
 		available = m.Free
 	}
-	return usage{
-		Percent:   percentUsed(float64(available), float64(m.Total)),
-		Available: &available,
-	}, nil
+	percent := percentUsed(float64(available), float64(m.Total))
+	return usage{Percent: percent, Available: &available}, nil
 }
 
-// readDisk reads how full the file system of a path is, as df prints it: of what programs without
+// readDisk reads how full the file system of -disk-path is, as df prints it: of what programs without
 // privileges can use. Under FUSE and virtiofs, gopsutil counts blocks in another unit than df, so
 // the bytes are not known there; the percentage is right.
-func readDisk(path string) (usage, error) {
-	d, err := disk.Usage(path)
-	if err != nil {
-		return usage{}, err
-	}
-	if d.Free > d.Total || d.Used+d.Free == 0 { // FreeBSD may have less than nothing left
-		return usage{}, errImpossible
+func (c config) readDisk() (usage, error) {
+	d, err := disk.Usage(c.diskPath)
+	// FreeBSD may have less than nothing left, which wraps around.
+	if err != nil || d.Free > d.Total || d.Used+d.Free == 0 {
+		return usage{}, errors.Join(errImpossible, err)
 	}
 	u := usage{Percent: percentUsed(float64(d.Free), float64(d.Used+d.Free))}
 	if d.Fstype != "fuseblk" { // what gopsutil calls all of FUSE
@@ -407,36 +338,33 @@ func readDisk(path string) (usage, error) {
 	return u, nil
 }
 
-// processUsage is what this process uses, by the names of the metrics. What the system does not
-// tell is not there.
-type processUsage map[string]float64
-
-// readProcess reads what this process uses. It is looked for in /proc, even if HOST_PROC says that
-// the host is elsewhere: there, the number of this process can be another's.
-func readProcess() (processUsage, error) {
+// sampleProcess reads what this process uses, by the names of the metrics. What the system does not
+// tell is left out. The process is looked for in /proc, even if HOST_PROC says that the host is
+// elsewhere: there, its number can be another's.
+func (s *service) sampleProcess() {
 	own := common.EnvMap{common.HostProcEnvKey: "/proc"}
 	ctx := context.WithValue(context.Background(), common.EnvKey, own)
 	self := &process.Process{Pid: int32(os.Getpid())}
-	usage := processUsage{}
+	numbers := map[string]float64{}
 
 	times, err := self.TimesWithContext(ctx)
 	if err == nil {
-		usage["process_cpu_seconds_total"] = times.User + times.System
+		numbers["process_cpu_seconds_total"] = times.User + times.System
 	}
 	memory, err := self.MemoryInfoWithContext(ctx)
 	if err == nil {
-		usage["process_resident_memory_bytes"] = float64(memory.RSS)
-		usage["process_virtual_memory_bytes"] = float64(memory.VMS)
+		numbers["process_resident_memory_bytes"] = float64(memory.RSS)
+		numbers["process_virtual_memory_bytes"] = float64(memory.VMS)
 	}
 	limits, _ := self.RlimitUsageWithContext(ctx, true) // true: and how much of each is in use
 	for _, limit := range limits {
 		switch limit.Resource {
 		case process.RLIMIT_NOFILE:
-			usage["process_open_fds"] = float64(limit.Used)
-			usage["process_max_fds"] = float64(limit.Soft)
+			numbers["process_open_fds"] = float64(limit.Used)
+			numbers["process_max_fds"] = float64(limit.Soft)
 		case process.RLIMIT_AS:
-			usage["process_virtual_memory_max_bytes"] = float64(limit.Soft)
+			numbers["process_virtual_memory_max_bytes"] = float64(limit.Soft)
 		}
 	}
-	return usage, nil
+	s.process.Store(&numbers)
 }

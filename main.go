@@ -25,6 +25,7 @@ package main
 // are about no single subject; the others are in task.go, health.go and metrics.go.
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -40,7 +41,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/pprof"
+	_ "net/http/pprof"
 	"net/netip"
 	"net/url"
 	"os"
@@ -73,33 +74,34 @@ func main() {
 // has been answered. An error that wraps errUsage is a mistake in args.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	cfg, err := parseFlags(args)
-	if err != nil {
-		return err
-	}
-	if cfg.answer != "" {
+	if err != nil || cfg.answer != "" {
 		io.WriteString(stdout, cfg.answer)
-		return nil
+		return err
 	}
 
 	// By default, a write to a broken standard error would end the process, and its tasks.
 	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(ctx, cfg.stopSignals()...)
+
+	// SIGHUP reopens the log file. Without one it stops the service, unless somebody wants that to
+	// outlive its terminal (nohup).
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	hangups := make(chan os.Signal, 1)
+	if cfg.logFile != "" {
+		signal.Notify(hangups, syscall.SIGHUP)
+	} else if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(ctx, signals...)
 	defer stop()
 	context.AfterFunc(ctx, stop) // whoever sends a second signal does not want to wait
 
-	secrets, err := readSecrets(cfg)
-	if err != nil {
-		return err
-	}
-	// The port comes before the files that are written: if it is taken, another instance may be
-	// using them.
-	ln, err := listen(cfg.addr, secrets.tls)
+	// The port comes first: if it is taken, another instance may be using the same files.
+	ln, err := listen(cfg.addr)
 	if err != nil {
 		return err
 	}
 	defer ln.Close()
-
-	s, err := newService(ctx, cfg, secrets, stderr)
+	s, err := newService(ctx, cfg, stderr)
 	if ctx.Err() != nil {
 		return nil // asked to stop while the data file was being read
 	}
@@ -107,51 +109,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer s.store.close()
-	if cfg.logFile != "" {
-		hangups := make(chan os.Signal, 1)
-		signal.Notify(hangups, syscall.SIGHUP)
-		defer close(hangups)
-		defer signal.Stop(hangups) // comes first
-		go s.reopenLog(hangups)
-	}
-	return s.serve(ctx, ln)
-}
-
-// reopenLog reopens the log file at each signal, until the channel is closed: logrotate has moved
-// the old file away.
-func (s *service) reopenLog(hangups <-chan os.Signal) {
-	for range hangups {
-		if err := s.logOutput.open(s.logFile); err != nil {
-			s.log.Error("the log file cannot be reopened", "cause", err)
-		}
-	}
+	return s.serve(ctx, ln, hangups)
 }
 
 // --- Flags ---
 
+const defaultAddr = "127.0.0.1:8000"
+
 // config is what the command line asks for. The texts of the flags explain the fields.
 type config struct {
-	addr            string
-	maxTasks        int
-	dataFile        string
-	rate            int
-	tokenFile       string
-	origins         []string
-	tlsCert         string
-	tlsKey          string
-	logFile         string
-	logFormat       string
-	logLevel        string
-	slow            time.Duration
-	cpuHigh         float64
-	memoryHigh      float64
-	diskHigh        float64
-	diskPath        string
-	drain           time.Duration
-	shutdownTimeout time.Duration
+	addr, dataFile, tokenFile, origins, tlsCert, tlsKey string
+	logFile, logFormat, logLevel, diskPath              string
+	maxTasks, rate                                      int
+	slow, drain, shutdownTimeout                        time.Duration
+	cpuHigh, memoryHigh, diskHigh                       float64
 
-	given  map[string]string // the flags that were set, by name, with their values
-	answer string            // what -h or -version prints; empty if the service is to start
+	answer string // what -h or -version prints; empty if the service is to start
 }
 
 // errUsage is in every error that is a mistake in the command line.
@@ -172,29 +145,27 @@ func parseFlags(args []string) (config, error) {
 		return config{answer: help.String()}, nil
 	}
 	if err == nil {
-		c.given = map[string]string{}
-		fs.Visit(func(f *flag.Flag) { c.given[f.Name] = f.Value.String() })
-		err = c.fault(fs.Args())
+		err = c.fault(fs)
 	}
 	if err != nil {
 		return config{}, fmt.Errorf("%w (%w)", err, errUsage)
 	}
 	if *version {
-		build := readBuild()
-		c.answer = fmt.Sprintln("taskapi", build.version, build.revision, build.goVersion)
+		b := readBuild()
+		c.answer = fmt.Sprintln("taskapi", b.version, b.revision, b.goVersion)
 	}
 	return c, nil
 }
 
 // define declares the flags that fill the config.
 func (c *config) define(fs *flag.FlagSet) {
-	fs.StringVar(&c.addr, "addr", "127.0.0.1:8000", "listen on `host:port`; systemd's socket wins")
+	fs.StringVar(&c.addr, "addr", defaultAddr, "listen on `host:port`; systemd's socket wins")
 	fs.IntVar(&c.maxTasks, "max-tasks", 1_000_000, "store at most this `number` of tasks")
 	fs.StringVar(&c.dataFile, "data-file", "", "keep the tasks in this `file` (default in memory)")
 	fs.IntVar(&c.rate, "rate", 0,
 		"take this `number` of valid creations a second, and as many in a burst; 0 for no limit")
 	fs.StringVar(&c.tokenFile, "token-file", "", "ask for the bearer token in this `file`")
-	fs.Func("cors-origins", "let pages of these `origins` use the API", c.setOrigins)
+	fs.StringVar(&c.origins, "cors-origins", "", "let pages of these `origins` use the API")
 	fs.StringVar(&c.tlsCert, "tls-cert", "", "serve HTTPS with the certificates in this PEM `file`")
 	fs.StringVar(&c.tlsKey, "tls-key", "", "private key of -tls-cert, a PEM `file`")
 	fs.StringVar(&c.logFile, "log-file", "", "append the log to `file` (default standard error)")
@@ -209,21 +180,21 @@ func (c *config) define(fs *flag.FlagSet) {
 	fs.DurationVar(&c.shutdownTimeout, "shutdown-timeout", 10*time.Second, "time to end requests")
 }
 
-// fault returns the first rule that the flags break, or nil. rest is what follows the flags.
-func (c *config) fault(rest []string) error {
-	// An empty name of a file is an unset variable of a script: without the file, the service would
-	// start without what the operator meant to give it.
-	for _, name := range []string{"data-file", "log-file", "tls-cert", "tls-key", "token-file"} {
-		value, given := c.given[name]
-		if given && value == "" {
-			return fmt.Errorf("-%s must not be empty", name)
+// fault returns a rule that the flags break, always the same one of several, or nil.
+func (c *config) fault(fs *flag.FlagSet) error {
+	// An empty text is an unset variable of a script: without what the operator meant to give, the
+	// service must not start.
+	var empty string
+	fs.Visit(func(f *flag.Flag) {
+		if f.Value.String() == "" {
+			empty = f.Name
 		}
-	}
+	})
 	switch {
-	case len(rest) > 0:
-		return fmt.Errorf("no argument may follow the flags: %q", rest[0])
-	case c.addr == "":
-		return errors.New("-addr must not be empty")
+	case empty != "":
+		return fmt.Errorf("-%s must not be empty", empty)
+	case fs.NArg() > 0:
+		return fmt.Errorf("no argument may follow the flags: %q", fs.Arg(0))
 	case c.maxTasks < 1:
 		return errors.New("-max-tasks must be at least 1")
 	case c.rate < 0:
@@ -238,10 +209,11 @@ func (c *config) fault(rest []string) error {
 		return errors.New("-slow, -drain and -shutdown-timeout must not be negative")
 	case !isPercentage(c.cpuHigh), !isPercentage(c.memoryHigh), !isPercentage(c.diskHigh):
 		return errors.New("-cpu-high, -memory-high and -disk-high must be from 0 to 100")
-	case isSameFile(c.dataFile, c.logFile):
-		return errors.New("-data-file and -log-file must not be the same file")
-	case isSameFile(c.dataFile, c.tokenFile), isSameFile(c.logFile, c.tokenFile):
-		return errors.New("-token-file must not be the data file or the log file")
+	case isSameFile(c.dataFile, c.logFile), isSameFile(c.dataFile, c.tokenFile),
+		isSameFile(c.logFile, c.tokenFile):
+		return errors.New("-data-file, -log-file and -token-file must be different files")
+	case c.origins != "":
+		return originFault(c.origins)
 	}
 	return nil
 }
@@ -251,9 +223,6 @@ func isPercentage(x float64) bool { return 0 <= x && x <= 100 }
 
 // isSameFile reports whether two paths lead to one file, which need not be there yet.
 func isSameFile(a, b string) bool {
-	if a == "" || b == "" {
-		return false
-	}
 	infoA, errA := os.Stat(a)
 	infoB, errB := os.Stat(b)
 	if errA == nil && errB == nil {
@@ -261,18 +230,18 @@ func isSameFile(a, b string) bool {
 	}
 	absA, _ := filepath.Abs(a)
 	absB, _ := filepath.Abs(b)
-	return absA == absB
+	return a != "" && b != "" && absA == absB
 }
 
-// setOrigins takes the value of -cors-origins.
-func (c *config) setOrigins(list string) error {
-	c.origins = strings.Split(list, ",")
-	for _, origin := range c.origins {
+// originFault says what is wrong with the value of -cors-origins, or returns nil. An origin that no
+// browser sends could never match, so it must be a mistake.
+func originFault(list string) error {
+	for origin := range strings.SplitSeq(list, ",") {
 		if origin == "null" {
-			return errors.New("null is what all pages without an origin send, such as files")
+			return errors.New("-cors-origins: null is what pages without an origin send, like files")
 		}
 		if !isOrigin(origin) {
-			return fmt.Errorf("no browser sends %q as its Origin", origin)
+			return fmt.Errorf("-cors-origins: no browser sends %q as its Origin", origin)
 		}
 	}
 	return nil
@@ -283,94 +252,58 @@ func (c *config) setOrigins(list string) error {
 var originForm = regexp.MustCompile(`^(https?)://` +
 	`((?:[a-z0-9_-]+\.)*[a-z0-9_-]+\.?|\[[0-9a-f:]+\])(?::([1-9][0-9]*))?$`)
 
-// isOrigin reports whether a browser can send this text as Origin. Any other could never match,
-// so it must be a mistake.
+// isOrigin reports whether a browser can send this text as Origin.
 func isOrigin(text string) bool {
 	parts := originForm.FindStringSubmatch(text)
 	if parts == nil {
 		return false
 	}
 	scheme, host, port := parts[1], strings.Trim(parts[2], "[]"), parts[3]
-	if port != "" {
-		number, err := strconv.ParseUint(port, 10, 16)
-		isDefault := scheme == "http" && number == 80 || scheme == "https" && number == 443
-		if err != nil || isDefault { // which browsers leave out
-			return false
-		}
+	isDefault := scheme == "http" && port == "80" || scheme == "https" && port == "443"
+	_, err := strconv.ParseUint(port, 10, 16)
+	if isDefault || port != "" && err != nil {
+		return false
 	}
 
-	// An address has to be as browsers write it.
+	// An address has to be as browsers write it. A name does not end in a number: to a browser,
+	// 127.1 is the address 127.0.0.1.
 	addr, err := netip.ParseAddr(host)
 	if err == nil {
 		return addr.String() == host
 	}
-	// A name does not end in a number: to a browser, 127.1 is the address 127.0.0.1.
 	last := host[strings.LastIndex(host, ".")+1:]
 	_, err = strconv.ParseUint(last, 0, 64)
 	return err != nil
 }
 
-// stopSignals are the signals that stop the service. SIGHUP is one of them unless it reopens a log
-// file, or somebody wants the service to outlive a terminal (nohup).
-func (c *config) stopSignals() []os.Signal {
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if c.logFile == "" && !signal.Ignored(syscall.SIGHUP) {
-		signals = append(signals, syscall.SIGHUP)
-	}
-	return signals
-}
-
-// secrets are what the service reads before it listens, and keeps to itself.
-type secrets struct {
-	token string      // empty if none is asked for
-	tls   *tls.Config // nil without HTTPS
-}
-
-func readSecrets(cfg config) (secrets, error) {
-	var s secrets
-	var err error
-	if cfg.tokenFile != "" {
-		s.token, err = readToken(cfg.tokenFile)
-	}
-	if err == nil && cfg.tlsCert != "" {
-		s.tls, err = readCertificate(cfg.tlsCert, cfg.tlsKey)
-	}
-	return s, err
-}
-
-// readCertificate returns how to serve HTTPS. It offers no HTTP/2, which belongs to the proxy in
-// front.
-func readCertificate(certFile, keyFile string) (*tls.Config, error) {
-	certificate, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Config{
-		Certificates: []tls.Certificate{certificate},
-		MinVersion:   tls.VersionTLS12,
-	}, nil
-}
-
 // b64token is a token that an Authorization header can carry (RFC 6750 section 2.1).
 var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
-// readToken returns the token in a file. The 8 KiB leave room for it in a header that net/http
-// accepts: see MaxHeaderBytes.
+// readToken returns the token in a file. Without a path there is none. The 8 KiB leave room for it
+// in a header that net/http accepts: see MaxHeaderBytes.
 func readToken(path string) (string, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return "", err
+	if path == "" {
+		return "", nil
 	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, 16<<10))
-	if err != nil {
-		return "", err
-	}
+	text, err := os.ReadFile(path)
 	token := strings.TrimSpace(string(text))
-	if len(token) > 8<<10 || !b64token.MatchString(token) {
-		return "", fmt.Errorf("%s: must hold one token of A-Z a-z 0-9 - . _ ~ + /, up to 8 KiB", path)
+	if err == nil && (len(token) > 8<<10 || !b64token.MatchString(token)) {
+		err = fmt.Errorf("%s: must hold one token of A-Z a-z 0-9 - . _ ~ + /, up to 8 KiB", path)
 	}
-	return token, nil
+	return token, err
+}
+
+// readCertificate returns how to serve HTTPS, or nil without a path. It offers no HTTP/2, which
+// belongs to the proxy in front.
+func readCertificate(certPath, keyPath string) (*tls.Config, error) {
+	if certPath == "" {
+		return nil, nil
+	}
+	certificate, err := tls.LoadX509KeyPair(certPath, keyPath)
+	return &tls.Config{
+		Certificates: []tls.Certificate{certificate},
+		MinVersion:   tls.VersionTLS12,
+	}, err
 }
 
 // --- The service and its routes ---
@@ -380,61 +313,61 @@ const serviceName = "Task Management API"
 // service is the state of the program.
 type service struct {
 	config
-	secrets  secrets
-	build    build
-	started  time.Time
-	draining atomic.Bool // set once, when the service is asked to stop
-
+	build
+	token       string      // empty if none is asked for
+	tls         *tls.Config // nil without HTTPS
+	started     time.Time
+	draining    atomic.Bool // set once, when the service is asked to stop
 	mux         http.ServeMux
-	corsMethods string // of the API, for the answer to a preflight
-	docsPolicy  string // the Content-Security-Policy of /docs
 	crossOrigin http.CrossOriginProtection
 
-	store     *store
-	limiter   limiter
-	sensors   sensors
-	metrics   *metrics
-	logOutput *logFile
-	log       *slog.Logger // into logOutput
+	store             *store
+	limiter           limiter
+	cpu, memory, disk *sensor                            // of the host
+	process           atomic.Pointer[map[string]float64] // what it uses, by metric
+	metrics           *metrics
+	logOutput         *logOutput
+	log               *slog.Logger // into logOutput
 }
 
-// newService returns a service that can handle requests. It opens the log file, and then reads the
-// data file, until ctx ends. If it fails, it leaves no new file behind.
-func newService(ctx context.Context, cfg config, sec secrets, stderr io.Writer) (*service, error) {
-	started := time.Now()
-	isNewLog := cfg.logFile != "" && !exists(cfg.logFile)
-	out := &logFile{out: stderr, stderr: stderr}
-	if err := out.open(cfg.logFile); err != nil {
-		return nil, err
-	}
-	logger := slog.New(newLogHandler(out, cfg))
-
-	tasks, err := openStore(ctx, cfg.dataFile, cfg.maxTasks, logger)
-	if err != nil {
-		out.close()
-		if isNewLog {
-			os.Remove(cfg.logFile)
-		}
-		return nil, err
-	}
-
+// newService returns a service that can handle requests. It reads the token and the certificate,
+// opens the log file, and then reads the data file, until ctx ends. If it fails, it leaves no new
+// file behind.
+func newService(ctx context.Context, cfg config, stderr io.Writer) (*service, error) {
 	s := &service{
-		config:     cfg,
-		secrets:    sec,
-		build:      readBuild(),
-		started:    started,
-		docsPolicy: docsPolicy(docsPage),
-		store:      tasks,
-		sensors:    newSensors(cfg),
-		metrics:    newMetrics(),
-		logOutput:  out,
-		log:        logger,
+		config:    cfg,
+		build:     readBuild(),
+		started:   time.Now(),
+		metrics:   newMetrics(),
+		logOutput: newLogOutput(stderr),
+		cpu:       &sensor{name: "cpu", high: cfg.cpuHigh, read: new(cpuTimes).read},
+		memory:    &sensor{name: "memory", high: cfg.memoryHigh, read: readMemory},
+		disk:      &sensor{name: "disk", high: cfg.diskHigh, read: cfg.readDisk},
 	}
-	s.registerAll(s.api())
-	return s, nil
+	for _, rt := range s.api() {
+		s.register(rt)
+	}
+
+	var err error
+	if s.token, err = readToken(cfg.tokenFile); err != nil {
+		return nil, err
+	}
+	if s.tls, err = readCertificate(cfg.tlsCert, cfg.tlsKey); err != nil {
+		return nil, err
+	}
+	isNewLog := cfg.logFile != "" && !exists(cfg.logFile)
+	if err = s.logOutput.open(cfg.logFile); err != nil {
+		return nil, err
+	}
+	s.log = slog.New(newLogHandler(s.logOutput, cfg.logFormat, cfg.logLevel))
+	s.store, err = openStore(ctx, cfg.dataFile, cfg.maxTasks, s.log)
+	if err != nil && isNewLog {
+		os.Remove(cfg.logFile)
+	}
+	return s, err
 }
 
-// exists reports whether there is a file at path. It says yes if that cannot be known.
+// exists says yes if that cannot be known.
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return !errors.Is(err, os.ErrNotExist)
@@ -463,6 +396,9 @@ const (
 	onThisHost               // the same, but only directly from this host
 )
 
+// corsMethods are those of the API, for pages of other origins.
+const corsMethods = "GET, POST"
+
 // api is the whole API. The mux, the index, the metrics, the answers to preflights and the tests
 // all use this table. TestDocumentsAreInStep fails if README.md or openapi.json lacks a row.
 func (s *service) api() []route {
@@ -483,17 +419,6 @@ func (s *service) api() []route {
 	}
 }
 
-// registerAll makes the API known to the mux, to the metrics and to preflights.
-func (s *service) registerAll(api []route) {
-	var methods []string
-	for _, rt := range api {
-		s.register(rt)
-		methods = append(methods, rt.Method)
-	}
-	slices.Sort(methods)
-	s.corsMethods = strings.Join(slices.Compact(methods), ", ")
-}
-
 // register adds one route, with counters of its own, behind the guard.
 func (s *service) register(rt route) {
 	t := s.metrics.newTraffic(rt, rt.success, internalError.status)
@@ -502,18 +427,14 @@ func (s *service) register(rt route) {
 
 // index: GET /.
 func (s *service) index(w *reply, _ *http.Request) error {
-	endpoints := s.api()
-	for i := range endpoints {
-		endpoints[i].Path = strings.TrimSuffix(endpoints[i].Path, "{$}") // "only /" to the mux
+	api := s.api()
+	for i := range api {
+		api[i].Path = strings.TrimSuffix(api[i].Path, "{$}") // means "only /" to the mux
 	}
-	return w.json(http.StatusOK, struct {
-		Service   string  `json:"service"`
-		Version   string  `json:"version"`
-		Endpoints []route `json:"endpoints"`
-	}{
-		Service:   serviceName,
-		Version:   s.build.version,
-		Endpoints: endpoints,
+	return w.json(http.StatusOK, map[string]any{
+		"service":   serviceName,
+		"version":   s.version,
+		"endpoints": api,
 	})
 }
 
@@ -532,45 +453,31 @@ var docsPage []byte
 // docs: GET /docs. The policy lets the page load nothing from elsewhere, and run nothing but its
 // own script, even if a task had a script in its name.
 func (s *service) docs(w *reply, _ *http.Request) error {
-	w.Header().Set("Content-Security-Policy", s.docsPolicy)
+	w.Header().Set("Content-Security-Policy", docsPolicy)
 	w.fill(http.StatusOK, "text/html; charset=utf-8", docsPage)
 	return nil
 }
 
-// docsPolicy returns the Content-Security-Policy of a page that has one script and one style
-// (Content Security Policy Level 3). What it does not name is forbidden. The icon of the page is a
-// data: address.
-func docsPolicy(page []byte) string {
-	return "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; " +
-		"form-action 'none'; frame-ancestors 'none'; script-src " + sourceHash(page, "script") +
-		"; style-src " + sourceHash(page, "style")
-}
+// docsPolicy is the Content-Security-Policy of a page that has one script and one style (Content
+// Security Policy Level 3). What it does not name is forbidden. The icon is a data: address.
+var docsPolicy = "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; " +
+	"form-action 'none'; frame-ancestors 'none'; script-src " + sourceHash(docsPage, "script") +
+	"; style-src " + sourceHash(docsPage, "style")
 
-// sourceHash returns the hash of the text inside the first element of that name, as a source of a
+// sourceHash returns the hash of the text inside the one element of that name, as a source of a
 // policy.
 func sourceHash(page []byte, name string) string {
-	_, rest, _ := strings.Cut(string(page), "<"+name+">")
-	text, _, _ := strings.Cut(rest, "</"+name+">")
-	sum := sha256.Sum256([]byte(text))
+	_, rest, _ := bytes.Cut(page, []byte("<"+name+">"))
+	text, _, _ := bytes.Cut(rest, []byte("</"+name+">"))
+	sum := sha256.Sum256(text)
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
 
 // profile: GET /debug/pprof/. All profiles are one route, and so one series in the metrics. The
-// errors of pprof are its own: a conflict of two people who profile is no fault of the service.
+// import of net/http/pprof has put them into http.DefaultServeMux. Their errors are their own: a
+// conflict of two people who profile is no fault of the service.
 func (s *service) profile(w *reply, r *http.Request) error {
-	switch strings.TrimPrefix(r.URL.Path, "/debug/pprof/") {
-	case "cmdline":
-		pprof.Cmdline(w, r)
-	case "profile":
-		pprof.Profile(w, r)
-	case "symbol":
-		pprof.Symbol(w, r)
-	case "trace":
-		pprof.Trace(w, r)
-	default:
-		pprof.Index(w, r)
-	}
-	w.level = slog.LevelInfo
+	http.DefaultServeMux.ServeHTTP(w, r)
 	if w.status >= http.StatusInternalServerError {
 		w.level = slog.LevelWarn
 	}
@@ -650,7 +557,7 @@ func (s *service) refusal(rt route, r *http.Request) error {
 		return newError(forbidden, "only for clients on this host, without a proxy in between")
 	case s.crossOrigin.Check(r) != nil && !s.isAllowed(r): // Check lets reads pass
 		return newError(forbidden, "this origin is not allowed")
-	case rt.access == anyone, s.secrets.token == "":
+	case rt.access == anyone, s.token == "":
 		return nil
 	}
 
@@ -659,14 +566,13 @@ func (s *service) refusal(rt route, r *http.Request) error {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Bearer") {
 		token = strings.TrimLeft(token, " ")
-		if subtle.ConstantTimeCompare([]byte(token), []byte(s.secrets.token)) == 1 {
+		if subtle.ConstantTimeCompare([]byte(token), []byte(s.token)) == 1 {
 			return nil
 		}
 		challenge += `, error="invalid_token"`
 	}
 	err := newError(unauthorized, "a valid bearer token is needed")
-	err.header = http.Header{"Www-Authenticate": {challenge}}
-	return err
+	return err.with("WWW-Authenticate", challenge)
 }
 
 // isFromThisHost reports whether the client is a program on this host that talks to the service
@@ -687,40 +593,36 @@ func isFromThisHost(r *http.Request) bool {
 
 // isAllowed reports whether a request comes from a page of an allowed origin.
 func (s *service) isAllowed(r *http.Request) bool {
-	return slices.Contains(s.origins, r.Header.Get("Origin"))
+	origin := r.Header.Get("Origin")
+	return origin != "" && slices.Contains(strings.Split(s.origins, ","), origin)
 }
 
 // noRoute turns what the mux has answered by itself into an answer of this service, and returns
 // the error to answer with: no such path, or a path that has other methods. Its redirects to a
 // clean path stay as they are. 404 and 405 are the same for everybody, since the API is public.
+//
+// OPTIONS is answered with the methods of the path (RFC 9110 section 9.3.7). It may be a preflight:
+// before a browser sends a request of a page from another origin, it asks whether it may (Fetch
+// standard, CORS protocol).
 func (s *service) noRoute(w *reply, r *http.Request) error {
-	switch {
-	case w.status == http.StatusMethodNotAllowed && r.Method == http.MethodOptions:
-		return s.options(w, r)
-	case w.status == http.StatusMethodNotAllowed:
-		err := newError(methodNotAllowed, "this path has other methods: see the header Allow")
-		err.header = http.Header{"Allow": w.Header()["Allow"]}
-		return err
-	case w.status >= http.StatusBadRequest:
-		return newError(notFound, "no such path")
-	}
-	return nil
-}
-
-// options answers OPTIONS for a path that exists with the methods of that path (RFC 9110 section
-// 9.3.7). It may be a preflight: before a browser sends a request of a page from another origin, it
-// asks whether it may (Fetch standard, CORS protocol).
-func (s *service) options(w *reply, r *http.Request) error {
 	isPreflight := r.Header.Get("Origin") != "" &&
 		r.Header.Get("Access-Control-Request-Method") != ""
-	if isPreflight && !s.isAllowed(r) {
+	allow := w.Header().Get("Allow") // of the mux
+	switch {
+	case w.status < http.StatusBadRequest:
+		return nil
+	case w.status != http.StatusMethodNotAllowed:
+		return newError(notFound, "no such path")
+	case r.Method != http.MethodOptions:
+		err := newError(methodNotAllowed, "this path has other methods: see the header Allow")
+		return err.with("Allow", allow)
+	case isPreflight && !s.isAllowed(r):
 		return newError(forbidden, "this origin is not allowed")
 	}
-	allow := w.Header()["Allow"]
 	w.reset()
-	w.Header()["Allow"] = allow
+	w.Header().Set("Allow", allow)
 	if isPreflight {
-		w.Header().Set("Access-Control-Allow-Methods", s.corsMethods)
+		w.Header().Set("Access-Control-Allow-Methods", corsMethods)
 		w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id")
 		w.Header().Set("Access-Control-Max-Age", "600") // seconds
 	}
@@ -736,7 +638,7 @@ func (s *service) send(w *reply, r *http.Request) {
 	h.Set("X-Request-Id", w.requestID)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
-	if len(s.origins) > 0 {
+	if s.origins != "" {
 		h.Set("Vary", "Origin") // even if this request has none
 	}
 	if s.isAllowed(r) { // such a page may read any answer, even an error
@@ -765,38 +667,24 @@ func (s *service) send(w *reply, r *http.Request) {
 
 // --- Listening, serving and stopping ---
 
-// listen returns the socket that systemd passed (sd_listen_fds(3)) or else a new one, with TLS if
-// there is a configuration of it.
-func listen(addr string, tlsConfig *tls.Config) (net.Listener, error) {
-	var ln net.Listener
-	var err error
+// listen returns the socket that systemd passed (sd_listen_fds(3)), or else a new one.
+func listen(addr string) (net.Listener, error) {
 	if socketIsPassed() {
-		ln, err = passedSocket()
-	} else {
-		ln, err = net.Listen("tcp", addr)
+		if n := os.Getenv("LISTEN_FDS"); n != "1" {
+			return nil, fmt.Errorf("systemd passed %s sockets, not 1", n)
+		}
+		file := os.NewFile(3, "socket passed by systemd")
+		defer file.Close()
+		return net.FileListener(file) // duplicates the descriptor
 	}
-	switch {
-	case errors.Is(err, syscall.EAFNOSUPPORT): // the sandbox of deploy/taskapi.service
-		return nil, fmt.Errorf("%w: systemd has to pass the socket: "+
-			"systemctl restart taskapi.socket taskapi.service", err)
-	case err != nil:
-		return nil, err
-	case tlsConfig != nil:
-		return tls.NewListener(ln, tlsConfig), nil
+	ln, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EAFNOSUPPORT) { // the sandbox of deploy/taskapi.service
+		err = fmt.Errorf("%w: systemctl restart taskapi.socket, which passes the socket", err)
 	}
-	return ln, nil
+	return ln, err
 }
 
 func socketIsPassed() bool { return os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) }
-
-func passedSocket() (net.Listener, error) {
-	if n := os.Getenv("LISTEN_FDS"); n != "1" {
-		return nil, fmt.Errorf("systemd passed %s sockets, not 1", n)
-	}
-	file := os.NewFile(3, "socket passed by systemd")
-	defer file.Close()
-	return net.FileListener(file) // duplicates the descriptor
-}
 
 // notify tells systemd about a change of state (sd_notify(3)). Without systemd there is no socket.
 func notify(state string) {
@@ -834,21 +722,25 @@ func every(ctx context.Context, interval time.Duration, f func()) {
 	}
 }
 
-// serve answers requests from ln until ctx ends, and then stops without losing one.
-func (s *service) serve(ctx context.Context, ln net.Listener) error {
+// serve answers requests from ln until ctx ends, and then stops without losing one. At each hangup
+// it reopens the log file: logrotate has moved the old one away.
+func (s *service) serve(ctx context.Context, ln net.Listener, hangups <-chan os.Signal) error {
 	// What runs beside the requests goes on until the last of them is answered.
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
+	go s.reopenLog(background, hangups)
 	s.startSensors(background)
+	go every(background, sampleInterval, s.store.verify)
+	if s.tls != nil {
+		ln = tls.NewListener(ln, s.tls)
+	}
 
 	conns := &connections{states: map[net.Conn]http.ConnState{}}
 	server := s.newServer(conns)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
-	s.logServing(ln)
+	s.logStart(ln.Addr().String())
 	notify("READY=1")
-
-	go every(background, sampleInterval, s.store.verify)
 	if interval := watchdogInterval(); interval > 0 {
 		s.feedWatchdog()
 		go every(background, interval/2, s.feedWatchdog)
@@ -872,6 +764,20 @@ func (s *service) serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
+// reopenLog reopens the log file at each hangup until ctx ends.
+func (s *service) reopenLog(ctx context.Context, hangups <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			if err := s.logOutput.open(s.logFile); err != nil {
+				s.log.Error("the log file cannot be reopened", "cause", err)
+			}
+		}
+	}
+}
+
 // feedWatchdog tells systemd that the store can be read. If its lock is never released, systemd
 // does not hear this any more: it ends the service, with the stacks of all goroutines in the
 // journal, and starts it again.
@@ -880,24 +786,16 @@ func (s *service) feedWatchdog() {
 	notify("WATCHDOG=1")
 }
 
-// logServing says what this service is, and what an operator may have meant otherwise.
-func (s *service) logServing(ln net.Listener) {
-	s.log.Info("serving",
-		"address", ln.Addr().String(),
-		"docs", "/docs",
-		"token", s.secrets.token != "",
-		"tls", s.secrets.tls != nil,
-		"data_file", s.dataFile != "",
-		"version", s.build.version,
-		"revision", s.build.revision)
-	if _, given := s.given["addr"]; given && socketIsPassed() {
+// logStart says what this service is, and what an operator may have meant otherwise.
+func (s *service) logStart(address string) {
+	s.log.Info("serving", "address", address, "docs", "/docs", "token", s.token != "",
+		"tls", s.tls != nil, "data_file", s.dataFile != "",
+		"version", s.version, "revision", s.revision)
+	if socketIsPassed() && s.addr != defaultAddr {
 		s.log.Warn("-addr is not used: systemd has passed a socket", "addr", s.addr)
 	}
-	if s.secrets.tls != nil {
-		end := s.secrets.tls.Certificates[0].Leaf.NotAfter
-		if time.Now().After(end) {
-			s.log.Warn("the certificate has expired", "not_after", timestamp(end))
-		}
+	if s.tls != nil && time.Now().After(s.tls.Certificates[0].Leaf.NotAfter) {
+		s.log.Warn("the certificate has expired")
 	}
 }
 
@@ -922,12 +820,11 @@ type serverLog struct{ log *slog.Logger }
 // Write implements io.Writer. A connection that ends without a word is a check of the port.
 func (l serverLog) Write(line []byte) (int, error) {
 	text := strings.TrimSuffix(string(line), "\n")
-	level := slog.LevelWarn
-	isSilent := strings.HasSuffix(text, ": EOF") || strings.HasSuffix(text, ": connection reset by peer")
-	if isSilent && strings.HasPrefix(text, "http: TLS handshake error") {
-		level = slog.LevelInfo
+	if strings.HasSuffix(text, ": EOF") || strings.HasSuffix(text, ": connection reset by peer") {
+		l.log.Info(text)
+	} else {
+		l.log.Warn(text)
 	}
-	l.log.Log(context.Background(), level, text)
 	return len(line), nil
 }
 

@@ -7,7 +7,6 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"context"
 	_ "embed"
 	"fmt"
 	"io"
@@ -28,7 +27,8 @@ import (
 // --- One record for each request ---
 
 // record counts a reply and logs one line, before the reply is sent: a client that has the answer
-// can rely on the counters.
+// can rely on the counters. What a client can make long is cut, because rsyslog takes lines of
+// 8 KiB.
 func (s *service) record(w *reply, r *http.Request) {
 	now := time.Now()
 	duration := now.Sub(w.start)
@@ -42,41 +42,29 @@ func (s *service) record(w *reply, r *http.Request) {
 	}
 	s.metrics.inFlight.Add(-1)
 	s.metrics.count(w, duration)
-	s.logRequest(w, r, message, now)
-}
-
-// logRequest logs the line of one request. What a client can make long is cut, because rsyslog
-// takes lines of 8 KiB.
-func (s *service) logRequest(w *reply, r *http.Request, message string, now time.Time) {
-	handler := s.log.Handler()
-	if !handler.Enabled(r.Context(), w.level) {
-		return
+	if w.category != "" {
+		w.note(slog.String("category", w.category))
 	}
+
 	path := r.URL.EscapedPath()
 	if len(path) > 1024 {
 		path = path[:1024] + "…"
 	}
+	path = strings.ReplaceAll(path, "=", "%3D") // else it could look like another field
 	size := len(w.body)
 	if r.Method == http.MethodHead {
 		size = 0 // net/http leaves the body out
 	}
-
-	// The record is made here and not by s.log, which would look up who calls it.
-	record := slog.NewRecord(now, w.level, message, 0)
-	record.AddAttrs(
+	s.log.LogAttrs(r.Context(), w.level, message,
 		slog.String("method", r.Method[:min(len(r.Method), 32)]),
 		slog.String("route", w.traffic.route.Path),
-		slog.String("path", strings.ReplaceAll(path, "=", "%3D")), // else it could look like a field
+		slog.String("path", path),
 		slog.Int("status", w.status),
-		slog.Duration("duration", now.Sub(w.start)),
+		slog.Duration("duration", duration),
 		slog.Int("bytes", size),
 		slog.String("remote", r.RemoteAddr),
-		slog.String("request_id", w.requestID))
-	record.AddAttrs(w.notes...)
-	if w.category != "" {
-		record.AddAttrs(slog.String("category", w.category))
-	}
-	handler.Handle(r.Context(), record) // never fails: see logFile.Write
+		slog.String("request_id", w.requestID),
+		slog.GroupAttrs("", w.notes...)) // slog inlines a group without a name
 }
 
 // --- The log ---
@@ -89,35 +77,17 @@ var priorities = []string{"<7>", "<6>", "<4>", "<3>", "<2>"}
 
 const levelCritical = slog.LevelError + 4 // for what must not happen
 
-// step returns the index of a level in levelNames and priorities.
-func step(level slog.Level) int {
-	index := int(level-slog.LevelDebug) / 4
-	return max(0, min(index, len(levelNames)-1))
-}
-
-// newLogHandler returns slog's own handler, but with levelNames, and with times in UTC. On the way
-// to the journal, each line begins with its priority.
-func newLogHandler(out *logFile, cfg config) slog.Handler {
-	lowest := slices.Index(levelNames, strings.ToUpper(cfg.logLevel))
+// newLogHandler returns slog's own handler, but with levelNames, and with times in UTC.
+func newLogHandler(out io.Writer, format, lowest string) slog.Handler {
+	step := slices.Index(levelNames, strings.ToUpper(lowest))
 	options := &slog.HandlerOptions{
-		Level:       slog.LevelDebug + slog.Level(4*lowest),
+		Level:       slog.LevelDebug + slog.Level(4*step),
 		ReplaceAttr: replaceAttr,
 	}
-	newHandler := func(out io.Writer) slog.Handler {
-		if cfg.logFormat == "json" {
-			return slog.NewJSONHandler(out, options)
-		}
-		return slog.NewTextHandler(out, options)
+	if format == "json" {
+		return slog.NewJSONHandler(out, options)
 	}
-	if cfg.logFile != "" || !stderrIsJournal() {
-		return newHandler(out)
-	}
-	line := &bytes.Buffer{}
-	return &journalHandler{
-		Handler: newHandler(line),
-		line:    line,
-		out:     out,
-	}
+	return slog.NewTextHandler(out, options)
 }
 
 // replaceAttr is the ReplaceAttr of slog's handlers.
@@ -127,47 +97,19 @@ func replaceAttr(_ []string, a slog.Attr) slog.Attr {
 		a.Value = slog.TimeValue(a.Value.Time().UTC())
 	case slog.KindAny:
 		if level, ok := a.Value.Any().(slog.Level); ok {
-			a.Value = slog.StringValue(levelNames[step(level)])
+			step := int(level-slog.LevelDebug) / 4
+			step = max(0, min(step, len(levelNames)-1))
+			a.Value = slog.StringValue(levelNames[step])
 		}
 	}
 	return a
 }
 
-// stderrIsJournal reports whether standard error is the socket of systemd's journal, which
-// JOURNAL_STREAM names by its device and inode (systemd.exec(5)).
-func stderrIsJournal() bool {
-	_, inode, isNamed := strings.Cut(os.Getenv("JOURNAL_STREAM"), ":")
-	target, err := os.Readlink("/proc/self/fd/2")
-	return isNamed && err == nil && target == "socket:["+inode+"]"
-}
-
-// journalHandler is a handler whose lines begin with their priority (sd-daemon(3)), which the
-// journal takes off. The service has one logger, without attributes or groups of its own.
-type journalHandler struct {
-	slog.Handler // writes into line
-
-	mu   sync.Mutex // guards line
-	line *bytes.Buffer
-	out  io.Writer
-}
-
-// Handle implements slog.Handler.
-func (h *journalHandler) Handle(ctx context.Context, record slog.Record) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.line.Reset()
-	h.line.WriteString(priorities[step(record.Level)])
-	if err := h.Handler.Handle(ctx, record); err != nil {
-		return err
-	}
-	_, err := h.out.Write(h.line.Bytes())
-	return err
-}
-
-// logFile is where the log goes: a file that can be reopened, or standard error. What cannot be
+// logOutput is where the log goes: a file that can be reopened, or standard error. What cannot be
 // written is counted, and the service goes on.
-type logFile struct {
+type logOutput struct {
 	stderr        io.Writer // is told when lines begin to get lost
+	isJournal     bool      // standard error is, and there is no log file
 	written, lost atomic.Int64
 
 	mu        sync.Mutex // guards what follows
@@ -177,9 +119,21 @@ type logFile struct {
 	isFailing bool     // the last write has failed
 }
 
+// newLogOutput returns standard error. It is systemd's journal if it is the socket whose device and
+// inode JOURNAL_STREAM names (systemd.exec(5)).
+func newLogOutput(stderr io.Writer) *logOutput {
+	_, inode, _ := strings.Cut(os.Getenv("JOURNAL_STREAM"), ":")
+	target, _ := os.Readlink("/proc/self/fd/2")
+	return &logOutput{
+		stderr:    stderr,
+		out:       stderr,
+		isJournal: inode != "" && target == "socket:["+inode+"]",
+	}
+}
+
 // open lets the log go on in the file at path, which is created if need be. Without a path, and if
 // the file cannot be opened, the log stays where it is.
-func (l *logFile) open(path string) error {
+func (l *logOutput) open(path string) error {
 	if path == "" {
 		return nil
 	}
@@ -187,44 +141,33 @@ func (l *logFile) open(path string) error {
 	if err != nil {
 		return err
 	}
-	isTorn := endsInsideLine(file)
+	// A log that another process has left may end inside a line. An empty file, a pipe and
+	// /dev/null have an end of 0, and at -1, ReadAt reads nothing.
+	last := []byte{'\n'}
+	end, _ := file.Seek(0, io.SeekEnd)
+	file.ReadAt(last, end-1)
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.file.Close() // does nothing if there is none
 	l.out = file
 	l.file = file
-	l.isTorn = isTorn
+	l.isTorn = last[0] != '\n'
+	l.isJournal = false
 	return nil
-}
-
-// close closes the file. Standard error stays open.
-func (l *logFile) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.file.Close() // does nothing if there is none
-}
-
-// endsInsideLine reports whether a log that another process has left lacks its last newline. A pipe
-// and /dev/null have no size.
-func endsInsideLine(file *os.File) bool {
-	info, err := file.Stat()
-	if err != nil || info.Size() == 0 {
-		return false
-	}
-	last := make([]byte, 1)
-	_, err = file.ReadAt(last, info.Size()-1)
-	return err == nil && last[0] != '\n'
 }
 
 // Write implements io.Writer for whole lines. It never fails. While out is blocked, so is Write,
 // and with it every request: otherwise, lines without number would gather in memory.
-func (l *logFile) Write(line []byte) (int, error) {
+func (l *logOutput) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	text := line
+	if l.isJournal {
+		text = append([]byte(priority(line)), line...)
+	}
 	if l.isTorn {
-		text = append([]byte{'\n'}, line...) // the line begins on a line of its own
+		text = append([]byte{'\n'}, text...) // the line begins on a line of its own
 	}
 	n, err := l.out.Write(text)
 	l.written.Add(int64(n))
@@ -241,6 +184,19 @@ func (l *logFile) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
+// priority returns what the journal wants to see before a line (sd-daemon(3)). A line says its
+// level first, before anything that a client has chosen.
+func priority(line []byte) string {
+	_, rest, _ := bytes.Cut(line, []byte("level"))
+	for step, name := range levelNames {
+		rest = bytes.TrimLeft(rest, `=":`)
+		if bytes.HasPrefix(rest, []byte(name)) {
+			return priorities[step]
+		}
+	}
+	return ""
+}
+
 // --- The counters ---
 
 // bounds are the upper bounds of the duration histogram, in seconds. They are close together where
@@ -250,9 +206,7 @@ var bounds = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.025, 0.1, 0.5, 1}
 // metrics counts what the service has done since its start.
 type metrics struct {
 	families []family
-	heads    map[string]string       // HELP and TYPE, by family
-	sources  []runtimemetrics.Sample // of all families, in their order
-	bounds   []string                // of the histogram, as texts
+	bounds   []string // of the histogram, as texts
 	inFlight atomic.Int64
 
 	mu        sync.Mutex // guards what follows
@@ -279,20 +233,15 @@ type traffic struct {
 // newMetrics returns metrics in which everything that an alert may divide by is there, at 0. If a
 // series were missing, a ratio would be no number, and a first error no increase.
 func newMetrics() *metrics {
-	m := &metrics{
-		families: parseFamilies(familyTable),
-		heads:    map[string]string{},
-	}
+	m := &metrics{families: parseFamilies(familyTable)}
 	for _, bound := range bounds {
-		m.bounds = append(m.bounds, boundText(bound))
+		text := strconv.FormatFloat(bound, 'f', -1, 64)
+		if !strings.Contains(text, ".") {
+			text += ".0" // Prometheus 3 would rename "1" to that, and Prometheus 2 would not
+		}
+		m.bounds = append(m.bounds, text)
 	}
 	m.bounds = append(m.bounds, "+Inf")
-	for _, f := range m.families {
-		m.heads[f.name] = f.head
-		for _, source := range f.sources {
-			m.sources = append(m.sources, runtimemetrics.Sample{Name: source})
-		}
-	}
 	m.unmatched = m.newTraffic(route{Method: "other", Path: "unmatched"}, 404, 405)
 	for _, code := range errorCodes {
 		m.events = add(m.events, code.category, 0)
@@ -302,15 +251,6 @@ func newMetrics() *metrics {
 	return m
 }
 
-// boundText returns a bound with a point in it: Prometheus 3 would rename "1" to "1.0".
-func boundText(bound float64) string {
-	text := strconv.FormatFloat(bound, 'f', -1, 64)
-	if !strings.Contains(text, ".") {
-		text += ".0"
-	}
-	return text
-}
-
 // newTraffic makes the series of a route, with the statuses that are there at 0 before the first
 // request. Other statuses come with the first answer that has them.
 func (m *metrics) newTraffic(rt route, statuses ...int) *traffic {
@@ -318,9 +258,7 @@ func (m *metrics) newTraffic(rt route, statuses ...int) *traffic {
 	for _, status := range statuses {
 		t.codes = add(t.codes, strconv.Itoa(status), 0)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.traffic = append(m.traffic, t)
+	m.traffic = append(m.traffic, t) // without the lock: nobody counts yet
 	return t
 }
 
@@ -368,8 +306,8 @@ var familyTable string
 // family is one row of the table.
 type family struct {
 	name    string
-	head    string   // HELP and TYPE
-	sources []string // metrics of the Go runtime
+	head    string                  // HELP and TYPE
+	sources []runtimemetrics.Sample // without values
 }
 
 func parseFamilies(table string) []family {
@@ -377,11 +315,12 @@ func parseFamilies(table string) []family {
 	for row := range strings.Lines(table) {
 		cells := strings.Split(strings.TrimSpace(row), " | ")
 		name, kind, help := cells[0], cells[1], cells[2]
-		families = append(families, family{
-			name:    name,
-			head:    "# HELP " + name + " " + help + "\n# TYPE " + name + " " + kind + "\n",
-			sources: cells[3:],
-		})
+		f := family{name: name}
+		f.head = "# HELP " + name + " " + help + "\n# TYPE " + name + " " + kind + "\n"
+		for _, source := range cells[3:] {
+			f.sources = append(f.sources, runtimemetrics.Sample{Name: source})
+		}
+		families = append(families, f)
 	}
 	return families
 }
@@ -389,19 +328,20 @@ func parseFamilies(table string) []family {
 // exposition is the text of all metrics in the making. The samples of a family have to stand
 // together.
 type exposition struct {
-	heads map[string]string
-	text  []byte
-	last  string // the family of the last sample
+	families []family
+	text     []byte
+	last     string // the family of the last sample
 }
 
 // add adds a sample. suffix is what follows the name of the family, in parts: "_sum", labels, or
 // nothing. Nothing in the labels of this service needs an escape.
-func (x *exposition) add(family string, value float64, suffix ...string) {
-	if family != x.last {
-		x.text = append(x.text, x.heads[family]...)
-		x.last = family
+func (x *exposition) add(name string, value float64, suffix ...string) {
+	if name != x.last {
+		row := slices.IndexFunc(x.families, func(f family) bool { return f.name == name })
+		x.text = append(x.text, x.families[row].head...)
+		x.last = name
 	}
-	x.text = append(x.text, family...)
+	x.text = append(x.text, name...)
 	for _, part := range suffix {
 		x.text = append(x.text, part...)
 	}
@@ -421,14 +361,11 @@ func (x *exposition) addEach(family, labels string, counters []counter) {
 // exposeMetrics: GET /metrics. What is not known is left out: 0 would be a lie, and NaN spoils
 // sums.
 func (s *service) exposeMetrics(w *reply, _ *http.Request) error {
-	x := &exposition{
-		heads: s.metrics.heads,
-		text:  make([]byte, 0, 32<<10),
-	}
+	x := &exposition{families: s.metrics.families}
 	s.metrics.exposeCounters(x)
 	s.exposeState(x, w.start)
-	s.exposeHost(x, w.start)
-	s.exposeProcess(x, w.start)
+	s.exposeProcess(x)
+	exposeCollector(x)
 	w.fill(http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x.text)
 	return nil
 }
@@ -465,90 +402,77 @@ func (t *traffic) exposeDurations(x *exposition, bounds []string) {
 	x.add(family, float64(count), "_count", labels, "}")
 }
 
-// exposeState adds what the service knows of itself.
+// exposeState adds what the service knows of itself and of its host.
 func (s *service) exposeState(x *exposition, now time.Time) {
-	c := s.check(now)
+	total, _ := s.store.state(now)
 	x.add("http_requests_in_flight", float64(s.metrics.inFlight.Load()))
-	x.add("tasks_created_total", float64(c.Storage.Total-s.store.restored))
-	x.add("tasks_stored", float64(c.Storage.Total))
+	x.add("tasks_created_total", float64(total-s.store.restored))
+	x.add("tasks_stored", float64(total))
 	x.add("tasks_capacity", float64(s.maxTasks))
 	x.add("log_written_bytes_total", float64(s.logOutput.written.Load()))
 	x.add("log_lost_bytes_total", float64(s.logOutput.lost.Load()))
-	x.add("go_info", 1, `{version="`, s.build.goVersion, `"}`)
-	x.add("taskapi_build_info", 1, `{version="`, s.build.version, `",revision="`, s.build.revision,
-		`",goversion="`, s.build.goVersion, `"}`)
+	x.add("go_info", 1, `{version="`, s.goVersion, `"}`)
+	x.add("taskapi_build_info", 1, `{version="`, s.version, `",revision="`, s.revision,
+		`",goversion="`, s.goVersion, `"}`)
 
-	x.add("health_check_status", c.Application.number(), `{check="application"}`)
-	x.add("health_check_status", c.Storage.number(), `{check="storage"}`)
-	x.add("health_check_status", c.Resources.number(), `{check="system_resources"}`)
-}
-
-// number returns 1 for healthy, else 0.
-func (v verdict) number() float64 {
-	if v.Status == healthy {
-		return 1
+	checks := s.check(now).Checks
+	for _, check := range []struct{ name, status string }{
+		{"application", checks.Application.Status},
+		{"storage", checks.Storage.Status},
+		{"system_resources", checks.Resources.Status},
+	} {
+		number := 0.0
+		if check.status == healthy {
+			number = 1
+		}
+		x.add("health_check_status", number, `{check="`, check.name, `"}`)
 	}
-	return 0
-}
-
-// exposeHost adds what the sensors have read of the host.
-func (s *service) exposeHost(x *exposition, now time.Time) {
-	hosts := []struct {
-		ratio  string
-		sensor *sensor[usage]
-	}{
-		{"system_cpu_usage_ratio", s.sensors.cpu},
-		{"system_memory_usage_ratio", s.sensors.memory},
-		{"system_disk_usage_ratio", s.sensors.disk},
-	}
-	for _, host := range hosts {
-		if value, err := host.sensor.latest(now); err == nil {
-			x.add(host.ratio, value.Percent/100)
+	sensors := []*sensor{s.cpu, s.memory, s.disk}
+	for _, sensor := range sensors {
+		if last, err := sensor.latest(now); err == nil {
+			x.add("system_"+sensor.name+"_usage_ratio", last.Percent/100)
 		}
 	}
-	for _, host := range hosts {
-		if age, ok := host.sensor.age(now); ok {
-			x.add("system_sample_age_seconds", age, `{reading="`, host.sensor.name, `"}`)
+	for _, sensor := range sensors {
+		if last, _ := sensor.latest(now); last != nil && last.err == nil {
+			age := max(0, now.Sub(last.at).Seconds())
+			x.add("system_sample_age_seconds", age, `{reading="`, sensor.name, `"}`)
 		}
 	}
 }
 
-// exposeProcess adds what the system and the Go runtime tell of the process. All sources together
-// are read in little more time than one of them. (runtime.ReadMemStats would stop the world.)
-func (s *service) exposeProcess(x *exposition, now time.Time) {
+// exposeProcess adds what the system and the Go runtime tell of the process. (runtime.ReadMemStats
+// would stop the world.)
+func (s *service) exposeProcess(x *exposition) {
 	x.add("process_start_time_seconds", float64(s.started.UnixMilli())/1000)
 	x.add("go_goroutines", float64(runtime.NumGoroutine())) // not those of the runtime itself
-	process, err := s.sensors.process.latest(now)
-	if err != nil {
-		process = &processUsage{}
+	process := map[string]float64{}
+	if last := s.process.Load(); last != nil {
+		process = *last
 	}
-	sources := slices.Clone(s.metrics.sources) // because Read writes into it
-	runtimemetrics.Read(sources)
+	var sources []runtimemetrics.Sample
 	for _, f := range s.metrics.families {
-		if value, isKnown := (*process)[f.name]; isKnown {
+		if value, isKnown := process[f.name]; isKnown {
 			x.add(f.name, value)
 		}
-		if len(f.sources) == 0 {
-			continue
+		sources = append(sources, f.sources...) // copies: Read writes into them
+	}
+	runtimemetrics.Read(sources) // all, in little more time than one
+
+	for _, f := range s.metrics.families {
+		sum, isKnown := 0.0, len(f.sources) > 0
+		for _, source := range sources[:len(f.sources)] {
+			if source.Value.Kind() == runtimemetrics.KindUint64 {
+				sum += float64(source.Value.Uint64())
+			} else {
+				isKnown = false // to this Go
+			}
 		}
-		sum, isKnown := sumOf(sources[:len(f.sources)])
 		sources = sources[len(f.sources):]
 		if isKnown {
 			x.add(f.name, sum)
 		}
 	}
-	exposeCollector(x)
-}
-
-// sumOf adds up metrics of the Go runtime. It does not know the sum if this Go lacks one of them.
-func sumOf(sources []runtimemetrics.Sample) (sum float64, isKnown bool) {
-	for _, source := range sources {
-		if source.Value.Kind() != runtimemetrics.KindUint64 {
-			return 0, false
-		}
-		sum += float64(source.Value.Uint64())
-	}
-	return sum, true
 }
 
 // exposeCollector adds what the garbage collector has done.
@@ -566,11 +490,7 @@ func exposeCollector(x *exposition) {
 }
 
 // build is what the go command has recorded of this program. -version prints it, too.
-type build struct {
-	version   string
-	revision  string
-	goVersion string
-}
+type build struct{ version, revision, goVersion string }
 
 func readBuild() build {
 	info, _ := debug.ReadBuildInfo() // go build and go run always record it

@@ -9,6 +9,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base32"
@@ -19,6 +20,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -76,26 +78,24 @@ type batch struct {
 // Without a path, the tasks are in memory only. A file may hold more tasks than the capacity. If
 // that fails, or ctx ends, nothing has been changed.
 func openStore(ctx context.Context, path string, capacity int, log *slog.Logger) (*store, error) {
-	s := &store{
-		capacity: capacity,
-		log:      log,
-		index:    map[string]int{},
-	}
+	s := &store{capacity: capacity, log: log, index: map[string]int{}}
 	if path == "" {
 		return s, nil
 	}
-	file, isNew, err := openDataFile(path, log)
+	isNew := !exists(path)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	s.file = file
+	realPath, _ := filepath.EvalSymlinks(path) // cannot fail: the file is open
+	s.file = &dataFile{path: realPath, file: file, syncFolder: syncFolder}
 	err = s.restore(ctx)
 	if err != nil {
 		s.close()
 		if isNew {
-			os.Remove(file.path)
+			os.Remove(realPath)
 		}
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return s, nil
 }
@@ -158,7 +158,7 @@ func (s *store) commit(b *batch) {
 	}
 	if cause != nil {
 		// Health checks show this to anybody, so it leaves out the path. The log has it.
-		b.err = fmt.Errorf("the data file has failed: %w", withoutPath(cause))
+		b.err = fmt.Errorf("the data file has failed: %w", cmp.Or(errors.Unwrap(cause), cause))
 	}
 
 	s.mu.Lock()
@@ -174,7 +174,7 @@ func (s *store) commit(b *batch) {
 	s.turn.Unlock()
 	close(b.done)
 
-	if cause != nil {
+	if cause != nil { // told last: the log may hang, too
 		s.log.Log(context.Background(), levelCritical, "the data file has failed: "+
 			"no task is taken any more", "file", s.file.path, "cause", cause)
 	}
@@ -186,14 +186,6 @@ func (s *store) verify() {
 	if s.file != nil {
 		s.commit(&batch{done: make(chan struct{})})
 	}
-}
-
-// withoutPath returns what an error of the file system says without the name of the file.
-func withoutPath(err error) error {
-	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		return e.Err
-	}
-	return err
 }
 
 // put gives a task the next number. It needs mu. Tasks are never removed, so numbers stay.
@@ -257,7 +249,7 @@ func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 type dataFile struct {
 	path       string // behind symbolic links
 	file       openFile
-	syncFolder func() error
+	syncFolder func(path string) error
 	lock       net.Listener // nil if there can be none
 	size       int64        // up to the end of the last line that is synced
 }
@@ -270,77 +262,29 @@ type openFile interface {
 	Truncate(size int64) error
 }
 
-// openDataFile opens the file at path for this process alone. isNew says that it has created it.
-func openDataFile(path string, log *slog.Logger) (f *dataFile, isNew bool, err error) {
-	isNew = !exists(path)
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, false, err
-	}
-	realPath, err := filepath.EvalSymlinks(path)
-	if err == nil {
-		f, err = claim(file, realPath, log)
-	}
-	if err != nil {
-		file.Close()
-		if isNew {
-			os.Remove(realPath)
-		}
-		return nil, false, fmt.Errorf("%s: %w", path, err)
-	}
-	return f, isNew, nil
-}
-
-// claim returns a data file if this is a regular file that no other process has.
-func claim(file *os.File, path string, log *slog.Logger) (*dataFile, error) {
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("is no regular file")
-	}
-	lock, err := takeLock(path+".lock", log)
-	if err != nil {
-		return nil, err
-	}
-	return &dataFile{
-		path:       path,
-		file:       file,
-		syncFolder: func() error { return syncFolder(filepath.Dir(path)) },
-		lock:       lock,
-	}, nil
-}
-
-// takeLock listens on a Unix socket at path, as long as the process lives: whoever can reach it
-// knows that another process has the data file. The system takes the listener away with the
-// process, however that ends, and leaves a socket behind that nobody can reach. Where there can be
-// no socket, the lock is nil: then append alone sees what another process does.
-func takeLock(path string, log *slog.Logger) (net.Listener, error) {
+// takeLock keeps other processes from the file, or returns an error if one of them has it. The lock
+// is a Unix socket on which the process listens as long as it lives. The system takes the listener
+// away with the process, however that ends, and leaves a socket behind that nobody can reach. Where
+// there can be no socket, append alone sees what another process does.
+func (f *dataFile) takeLock(log *slog.Logger) error {
+	path := f.path + ".lock"
 	conn, err := net.Dial("unix", path)
 	if err == nil {
 		conn.Close()
-		return nil, errors.New("another process has it")
+		return errors.New("another process has it")
 	}
 	info, err := os.Lstat(path)
 	if err == nil && info.Mode().Type() == fs.ModeSocket {
 		os.Remove(path)
 	}
-	lock, err := net.Listen("unix", path)
+	f.lock, err = net.Listen("unix", path)
 	if err != nil { // such as a file system without sockets, or a path over 100 bytes
 		log.Warn("the data file has no lock against a second process", "cause", err)
-		return nil, nil
+		f.lock = nil
+		return nil
 	}
-	go func() {
-		for {
-			conn, err := lock.Accept()
-			if err != nil {
-				return // closed
-			}
-			conn.Close()
-		}
-	}()
-	return lock, nil
+	go http.Serve(f.lock, http.NotFoundHandler()) // until it is closed
+	return nil
 }
 
 // syncFolder makes the names in a folder durable. Windows does that by itself.
@@ -417,126 +361,108 @@ const (
 	maxTorn = 1 << 20 // of the zeros that a crash may leave
 )
 
-// restore reads the tasks of the file, mends its end, and syncs what the last process may have been
-// killed before it could sync. It changes the file only if all lines are valid. It needs no lock,
-// because nobody else knows the store yet.
+// restore takes the file for this process, reads its tasks, mends its end, and syncs what the last
+// process may have been killed before it could sync. It changes the file only if all lines are
+// valid. It needs no lock, because nobody else knows the store yet.
 func (s *store) restore(ctx context.Context) error {
 	start := time.Now()
-	end, err := s.readLines(ctx)
-	if err == nil {
-		err = s.mendEnd(end)
+	info, err := s.file.file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return errors.New("is no regular file")
 	}
-	if err != nil && ctx.Err() == nil {
-		return fmt.Errorf("%s: line %d: %w", s.file.path, len(s.tasks)+1, err)
+	if err := s.file.takeLock(s.log); err != nil {
+		return err
 	}
-	if err == nil {
-		err = s.file.file.Sync()
+	if err := s.readLines(ctx); err != nil {
+		return err
 	}
-	if err != nil {
+	if err := s.file.file.Sync(); err != nil {
 		return err
 	}
 	// If the file is new, its name survives a power cut only in a folder that is synced.
-	if err := s.file.syncFolder(); err != nil {
-		s.log.Warn("the folder of the data file cannot be synced: a power cut may take a new file",
-			"cause", err)
+	if err := s.file.syncFolder(filepath.Dir(s.file.path)); err != nil {
+		s.log.Warn("the folder of the data file cannot be synced", "cause", err)
 	}
 	s.restored = len(s.tasks)
 	s.log.Info("tasks read from the data file", "tasks", s.restored, "duration", time.Since(start))
 	return nil
 }
 
-// readLines reads the tasks of all whole lines. It returns what follows the last of them.
-func (s *store) readLines(ctx context.Context) (end []byte, err error) {
+// readLines reads the file to its end, and mends that.
+func (s *store) readLines(ctx context.Context) error {
 	reader := bufio.NewReaderSize(s.file.file, maxTorn)
-	parser := newLineParser()
-	for {
+	parser := &lineParser{}
+	for ctx.Err() == nil {
 		line, err := reader.ReadSlice('\n') // valid until the next call
-		switch {
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case err == io.EOF:
-			return line, nil
-		case err == bufio.ErrBufferFull, err == nil && len(line) > maxLine:
-			return nil, fmt.Errorf("is longer than %d bytes", maxLine)
-		case err != nil:
-			return nil, err
-		}
-		task, err := parser.parse(line)
-		if err == nil {
-			err = s.putStored(task)
+		switch err {
+		case nil, bufio.ErrBufferFull:
+			err = s.readLine(parser, line)
+		case io.EOF:
+			err = s.mendEnd(parser, line)
+			if err == nil {
+				return nil
+			}
 		}
 		if err != nil {
-			return nil, err
+			return fmt.Errorf("line %d: %w", len(s.tasks)+1, err)
 		}
-		s.file.size += int64(len(line))
 	}
+	return ctx.Err()
 }
 
-// putStored is put, but refuses an id that is there already.
-func (s *store) putStored(task *Task) error {
-	if s.index[task.ID] > 0 {
-		return errors.New("its task_id is there twice")
+// readLine takes the task in a line.
+func (s *store) readLine(parser *lineParser, line []byte) error {
+	task, err := parser.parse(line)
+	if err == nil && s.index[task.ID] > 0 {
+		err = errors.New("its task_id is there twice")
+	}
+	if err != nil {
+		return err
 	}
 	s.put(task)
+	s.file.size += int64(len(line))
 	return nil
 }
-
-// lineBeginning is how each line of the service begins.
-const lineBeginning = `{"task_id":"`
 
 // mendEnd deals with what follows the last newline. A task that is whole gets its newline. What a
 // crash can leave of a line, its beginning or zeros, is cut off. Anything else is an error: it may
 // be another file, given by mistake.
-func (s *store) mendEnd(end []byte) error {
+func (s *store) mendEnd(parser *lineParser, end []byte) error {
 	if len(end) == 0 {
 		return nil
 	}
-	if err := s.file.isUntouched(s.file.size + int64(len(end))); err != nil {
+	f := s.file
+	if err := f.isUntouched(f.size + int64(len(end))); err != nil {
 		return err
 	}
 	text := bytes.TrimRight(end, "\x00")
 	isBeginning := bytes.HasPrefix(text, []byte(lineBeginning)) ||
 		strings.HasPrefix(lineBeginning, string(text))
 	switch {
-	case len(text) > maxLine:
-		return fmt.Errorf("is longer than %d bytes", maxLine)
 	case json.Valid(text):
-		return s.mendNewline(text)
-	case !isBeginning:
-		return errors.New("is no task, and not the beginning of one")
+		if err := s.readLine(parser, append(text, '\n')); err != nil {
+			return err
+		}
+		err := f.file.Truncate(f.size - 1) // cuts off zeros after it
+		if err == nil {
+			_, err = f.file.Write([]byte{'\n'})
+		}
+		return err
+	case !isBeginning, len(text) > maxLine:
+		return errors.New("is neither a task nor the beginning of one")
 	}
-	s.log.Warn("cutting off a torn last line", "file", s.file.path, "bytes", len(end))
-	return s.file.file.Truncate(s.file.size)
-}
-
-// mendNewline keeps the whole task of a last line without newline.
-func (s *store) mendNewline(text []byte) error {
-	task, err := newLineParser().parse(append(text, '\n'))
-	if err == nil {
-		err = s.putStored(task)
-	}
-	if err == nil {
-		err = s.file.file.Truncate(s.file.size + int64(len(text)))
-	}
-	if err == nil {
-		_, err = s.file.file.Write([]byte{'\n'})
-	}
-	s.file.size += int64(len(text)) + 1
-	return err
+	s.log.Warn("cutting off a torn last line", "file", f.path, "bytes", len(end))
+	return f.file.Truncate(f.size)
 }
 
 // lineParser parses the lines of a data file one after the other.
 type lineParser struct {
-	last    Task         // the task of the line before
-	again   bytes.Buffer // a task as the service writes it
-	encoder *json.Encoder
+	last  Task         // the task of the line before
+	again bytes.Buffer // a task as the service writes it
 }
 
-func newLineParser() *lineParser {
-	p := &lineParser{}
-	p.encoder = json.NewEncoder(&p.again)
-	return p
-}
+// lineBeginning is how each line of the service begins.
+const lineBeginning = `{"task_id":"`
 
 // parse returns the task in a line, which ends in a newline. It has to be a JSON object with the
 // five members as strings, and no other. The rules for new texts do not apply: an older release
@@ -545,27 +471,29 @@ func newLineParser() *lineParser {
 // Nearly all lines are just as the service writes them. Cutting such a line takes a quarter of the
 // time of parsing JSON. Whether the cuts were right is seen when the task is written again.
 func (p *lineParser) parse(line []byte) (*Task, error) {
+	if len(line) > maxLine {
+		return nil, fmt.Errorf("is longer than %d bytes", maxLine)
+	}
 	task := p.cut(line)
 	p.again.Reset()
-	p.encoder.Encode(task) // cannot fail: it has texts only
+	json.NewEncoder(&p.again).Encode(task) // cannot fail: it has texts only
 	if !bytes.Equal(p.again.Bytes(), line) {
 		var err error
-		task, err = parseJSONLine(line)
+		task, err = parseJSON(line)
 		if err != nil {
 			return nil, err
 		}
 	}
-	if strings.Trim(task.ID, ".") == "" || url.QueryEscape(task.ID) != task.ID {
+	at, err := time.Parse(time.RFC3339, task.CreatedAt)
+	switch {
+	case strings.Trim(task.ID, ".") == "", url.QueryEscape(task.ID) != task.ID:
 		return nil, errors.New("task_id is not safe in a URL")
-	}
-	if task.Status != pending {
+	case task.Status != pending:
 		return nil, errors.New("status is not " + pending)
+	case err != nil:
+		return nil, errors.New("created_at is not a time")
 	}
-	if task.CreatedAt == "" || task.CreatedAt != p.last.CreatedAt {
-		at, err := time.Parse(time.RFC3339, task.CreatedAt)
-		if err != nil {
-			return nil, errors.New("created_at is not a time")
-		}
+	if !strings.HasSuffix(task.CreatedAt, "Z") || at.Nanosecond() > 0 {
 		task.CreatedAt = timestamp(at)
 	}
 	p.last = *task
@@ -597,37 +525,26 @@ func shared(text []byte, known string) string {
 	return string(text)
 }
 
-// parseJSONLine returns the task in a line that is not just as the service writes it.
-func parseJSONLine(line []byte) (*Task, error) {
-	if !utf8.Valid(line) {
+// parseJSON returns the task in a line that is not just as the service writes it.
+func parseJSON(line []byte) (*Task, error) {
+	var members map[string]string // a struct would hide unknown members, and other cases
+	err := json.Unmarshal(line, &members)
+	task := &Task{
+		ID:        members["task_id"],
+		Name:      members["task_name"],
+		UserID:    members["user_id"],
+		Status:    members["status"],
+		CreatedAt: members["created_at"],
+	}
+	switch {
+	case !utf8.Valid(line):
 		return nil, errors.New("is not valid UTF-8")
+	case err != nil:
+		return nil, fmt.Errorf("is no JSON object of strings: %w", err)
+	case len(members) != 5, task.Name == "", task.UserID == "":
+		return nil, errors.New("has not just the five members of a task")
 	}
-	var members map[string]*string // a struct would hide null, unknown members, and other cases
-	if err := json.Unmarshal(line, &members); err != nil {
-		return nil, fmt.Errorf("is not a JSON object of strings: %w", err)
-	}
-	var task Task
-	for _, field := range []struct {
-		name string
-		text *string
-	}{
-		{"task_id", &task.ID},
-		{"task_name", &task.Name},
-		{"user_id", &task.UserID},
-		{"status", &task.Status},
-		{"created_at", &task.CreatedAt},
-	} {
-		text := members[field.name]
-		if text == nil {
-			return nil, errors.New(field.name + " is missing, or no string")
-		}
-		*field.text = *text
-		delete(members, field.name)
-	}
-	for name := range members {
-		return nil, fmt.Errorf("has a member that is not known: %.100q", name)
-	}
-	return &task, nil
+	return task, nil
 }
 
 // --- The rate limiter ---

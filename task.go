@@ -59,8 +59,7 @@ func (s *service) createTask(w *reply, r *http.Request) error {
 	now := time.Now() // not w.start: the body may have taken a while
 	if s.rate > 0 && !s.limiter.take(s.rate, now) {
 		err := newError(rateLimited, "too many tasks are being created; try again later")
-		err.header = http.Header{"Retry-After": {"1"}} // seconds
-		return err
+		return err.with("Retry-After", "1") // second
 	}
 	task := &Task{
 		ID:        newID(),
@@ -245,8 +244,11 @@ func readBody(r *http.Request) ([]byte, error) {
 // The members go into a map, because a struct would hide keys in another case, null, and unknown
 // members.
 func parseObject(body []byte) (map[string]any, error) {
-	if at := invalidUTF8(body); at >= 0 {
-		return nil, malformed("is not valid UTF-8", at+1)
+	text := string(body)
+	for i, r := range text {
+		if r == utf8.RuneError && !strings.HasPrefix(text[i:], "\uFFFD") {
+			return nil, malformed("is not valid UTF-8", i+1)
+		}
 	}
 	object := bytes.TrimPrefix(body, []byte("\uFEFF"))
 	var members map[string]any
@@ -266,21 +268,6 @@ func parseObject(body []byte) (map[string]any, error) {
 		return nil, malformed("must be one JSON object", 1)
 	}
 	return members, nil
-}
-
-// invalidUTF8 returns the index of the first byte that is not part of valid UTF-8, or -1.
-func invalidUTF8(text []byte) int {
-	if utf8.Valid(text) {
-		return -1
-	}
-	at := 0
-	for {
-		r, size := utf8.DecodeRune(text[at:])
-		if r == utf8.RuneError && size == 1 {
-			return at
-		}
-		at += size
-	}
 }
 
 // readText returns a member of an object without the white space around it, and the rules that it
@@ -329,20 +316,12 @@ func isVisible(r rune) bool {
 	return !isInvisible
 }
 
+// unknownField is the fault of a name that the client has chosen, which can be long.
 func unknownField(name, known string) detail {
-	return detail{cut(name, maxText), "UNKNOWN_FIELD", "is not known; known are " + known}
-}
-
-// cut returns at most this number of characters of a text, and then … if there are more.
-func cut(text string, characters int) string {
-	count := 0
-	for i := range text {
-		if count == characters {
-			return text[:i] + "…"
-		}
-		count++
+	if characters := []rune(name); len(characters) > maxText {
+		name = string(characters[:maxText]) + "…"
 	}
-	return text
+	return detail{name, "UNKNOWN_FIELD", "is not known; known are " + known}
 }
 
 // --- The errors ---
@@ -395,12 +374,19 @@ type apiError struct {
 	Details   []detail    `json:"details"`
 	Timestamp string      `json:"timestamp"` // this and the next are set when it becomes a reply
 	RequestID string      `json:"request_id"`
-	header    http.Header // what the answer has beside the envelope; nil for nothing
+	header    http.Header // of the answer, beside those that all have
 }
 
 // newError returns an error without details.
 func newError(code errorCode, message string) *apiError {
 	return &apiError{errorCode: code, Message: message, Details: []detail{}}
+}
+
+// with adds a header to the answer.
+func (e *apiError) with(name, value string) *apiError {
+	e.header = http.Header{}
+	e.header.Set(name, value)
+	return e
 }
 
 // newFaults returns an error with the rules that a request breaks, but not more than maxDetails:
