@@ -96,9 +96,22 @@ type detailedHealth struct {
 	Status    string `json:"status"` // healthy if all checks are
 	Timestamp string `json:"timestamp"`
 	Checks    struct {
-		Application applicationCheck `json:"application"`
-		Storage     storageCheck     `json:"storage"`
-		Resources   resourcesCheck   `json:"system_resources"`
+		Application struct {
+			verdict
+			Uptime  int    `json:"uptime_seconds"`
+			Version string `json:"version"`
+		} `json:"application"`
+		Storage struct {
+			verdict
+			Total    int `json:"total_tasks"`
+			Capacity int `json:"capacity"`
+		} `json:"storage"`
+		Resources struct {
+			verdict
+			CPU    *usage `json:"cpu,omitempty"` // left out if it is not known
+			Memory *usage `json:"memory,omitempty"`
+			Disk   *usage `json:"disk,omitempty"`
+		} `json:"system_resources"`
 	} `json:"checks"`
 }
 
@@ -106,26 +119,6 @@ type detailedHealth struct {
 type verdict struct {
 	Status string `json:"status"`
 	Reason string `json:"reason,omitempty"` // why it is unhealthy
-}
-
-type applicationCheck struct {
-	verdict
-	Uptime  int    `json:"uptime_seconds"`
-	Version string `json:"version"`
-}
-
-type storageCheck struct {
-	verdict
-	Total    int `json:"total_tasks"`
-	Capacity int `json:"capacity"`
-}
-
-// resourcesCheck leaves out what is not known.
-type resourcesCheck struct {
-	verdict
-	CPU    *usage `json:"cpu,omitempty"`
-	Memory *usage `json:"memory,omitempty"`
-	Disk   *usage `json:"disk,omitempty"`
 }
 
 // usage is how much of a resource of the host is in use.
@@ -166,9 +159,9 @@ func (s *service) check(now time.Time) *detailedHealth {
 	}
 
 	resources.Status = healthy
-	resources.CPU = resources.look(s.cpu, now)
-	resources.Memory = resources.look(s.memory, now)
-	resources.Disk = resources.look(s.disk, now)
+	resources.CPU = s.cpu.report(&resources.verdict, now)
+	resources.Memory = s.memory.report(&resources.verdict, now)
+	resources.Disk = s.disk.report(&resources.verdict, now)
 
 	if app.Reason != "" || storage.Reason != "" || resources.Reason != "" {
 		h.Status = unhealthy
@@ -176,14 +169,12 @@ func (s *service) check(now time.Time) *detailedHealth {
 	return h
 }
 
-// look returns what a sensor has read. If that is of no use, it is nil, and the check has failed.
-func (c *resourcesCheck) look(s *sensor, now time.Time) *usage {
-	last, err := s.latest(now)
-	if err != nil {
-		c.fail(s.name + ": " + err.Error())
-		return nil
+// number returns 1 for healthy, else 0.
+func (v *verdict) number() float64 {
+	if v.Status == healthy {
+		return 1
 	}
-	return &last.usage
+	return 0
 }
 
 // --- The sensors ---
@@ -264,6 +255,16 @@ func (s *sensor) latest(now time.Time) (*reading, error) {
 		return nil, errors.New("not read yet")
 	}
 	return last, last.err
+}
+
+// report returns what the sensor has read. If that is of no use, it is nil, and the check fails.
+func (s *sensor) report(check *verdict, now time.Time) *usage {
+	last, err := s.latest(now)
+	if err != nil {
+		check.fail(s.name + ": " + err.Error())
+		return nil
+	}
+	return &last.usage
 }
 
 // --- The readers ---

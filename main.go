@@ -52,7 +52,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -60,14 +59,15 @@ import (
 
 func main() {
 	err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)
-	if err == nil {
-		return
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "taskapi:", err)
 	}
-	fmt.Fprintln(os.Stderr, "taskapi:", err)
-	if errors.Is(err, errUsage) {
+	switch {
+	case errors.Is(err, errUsage):
 		os.Exit(2)
+	case err != nil:
+		os.Exit(1)
 	}
-	os.Exit(1)
 }
 
 // run is the whole program. It returns nil after ctx or a signal has ended it and every request
@@ -84,14 +84,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	// SIGHUP reopens the log file. Without one it stops the service, unless somebody wants that to
 	// outlive its terminal (nohup).
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	stops := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	hangups := make(chan os.Signal, 1)
 	if cfg.logFile != "" {
 		signal.Notify(hangups, syscall.SIGHUP)
 	} else if !signal.Ignored(syscall.SIGHUP) {
-		signals = append(signals, syscall.SIGHUP)
+		stops = append(stops, syscall.SIGHUP)
 	}
-	ctx, stop := signal.NotifyContext(ctx, signals...)
+	ctx, stop := signal.NotifyContext(ctx, stops...)
 	defer stop()
 	context.AfterFunc(ctx, stop) // whoever sends a second signal does not want to wait
 
@@ -102,7 +102,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer ln.Close()
 	s, err := newService(ctx, cfg, stderr)
-	if ctx.Err() != nil {
+	if errors.Is(err, context.Canceled) {
 		return nil // asked to stop while the data file was being read
 	}
 	if err != nil {
@@ -180,40 +180,41 @@ func (c *config) define(fs *flag.FlagSet) {
 	fs.DurationVar(&c.shutdownTimeout, "shutdown-timeout", 10*time.Second, "time to end requests")
 }
 
-// fault returns a rule that the flags break, always the same one of several, or nil.
+// fault returns the first of the rules that the flags break, or nil.
 func (c *config) fault(fs *flag.FlagSet) error {
 	// An empty text is an unset variable of a script: without what the operator meant to give, the
 	// service must not start.
-	var empty string
-	fs.Visit(func(f *flag.Flag) {
-		if f.Value.String() == "" {
-			empty = f.Name
+	noneIsEmpty := true
+	fs.Visit(func(f *flag.Flag) { noneIsEmpty = noneIsEmpty && f.Value.String() != "" })
+	formats := []string{"text", "json"}
+	for _, rule := range []struct {
+		isKept bool
+		text   string
+	}{
+		{noneIsEmpty, "a flag that is given must not be empty"},
+		{fs.NArg() == 0, "no argument follows the flags"},
+		{c.maxTasks >= 1, "-max-tasks must be at least 1"},
+		{c.rate >= 0, "-rate must not be negative"},
+		{(c.tlsCert == "") == (c.tlsKey == ""), "-tls-cert and -tls-key need each other"},
+		{slices.Contains(formats, c.logFormat), "-log-format must be text or json"},
+		{levelStep(c.logLevel) >= 0, "-log-level must be one that -h names"},
+		{min(c.slow, c.drain, c.shutdownTimeout) >= 0, "a duration must not be negative"},
+		{isPercentage(c.cpuHigh), "-cpu-high must be from 0 to 100"},
+		{isPercentage(c.memoryHigh), "-memory-high must be from 0 to 100"},
+		{isPercentage(c.diskHigh), "-disk-high must be from 0 to 100"},
+		{!isSameFile(c.dataFile, c.logFile), "-data-file and -log-file must be two files"},
+		{!isSameFile(c.dataFile, c.tokenFile), "-data-file and -token-file must be two files"},
+		{!isSameFile(c.logFile, c.tokenFile), "-log-file and -token-file must be two files"},
+	} {
+		if !rule.isKept {
+			return errors.New(rule.text)
 		}
-	})
-	switch {
-	case empty != "":
-		return fmt.Errorf("-%s must not be empty", empty)
-	case fs.NArg() > 0:
-		return fmt.Errorf("no argument may follow the flags: %q", fs.Arg(0))
-	case c.maxTasks < 1:
-		return errors.New("-max-tasks must be at least 1")
-	case c.rate < 0:
-		return errors.New("-rate must not be negative")
-	case (c.tlsCert == "") != (c.tlsKey == ""):
-		return errors.New("-tls-cert and -tls-key need each other")
-	case c.logFormat != "text" && c.logFormat != "json":
-		return errors.New("-log-format must be text or json")
-	case !slices.Contains(levelNames, strings.ToUpper(c.logLevel)):
-		return errors.New("-log-level must be one that -h names")
-	case c.slow < 0, c.drain < 0, c.shutdownTimeout < 0:
-		return errors.New("-slow, -drain and -shutdown-timeout must not be negative")
-	case !isPercentage(c.cpuHigh), !isPercentage(c.memoryHigh), !isPercentage(c.diskHigh):
-		return errors.New("-cpu-high, -memory-high and -disk-high must be from 0 to 100")
-	case isSameFile(c.dataFile, c.logFile), isSameFile(c.dataFile, c.tokenFile),
-		isSameFile(c.logFile, c.tokenFile):
-		return errors.New("-data-file, -log-file and -token-file must be different files")
-	case c.origins != "":
-		return originFault(c.origins)
+	}
+	for origin := range strings.SplitSeq(c.origins, ",") {
+		if c.origins != "" && !isOrigin(origin) {
+			return fmt.Errorf("-cors-origins: no browser sends %q as the origin of a page "+
+				"(null stands for pages without one, such as files)", origin)
+		}
 	}
 	return nil
 }
@@ -233,26 +234,13 @@ func isSameFile(a, b string) bool {
 	return a != "" && b != "" && absA == absB
 }
 
-// originFault says what is wrong with the value of -cors-origins, or returns nil. An origin that no
-// browser sends could never match, so it must be a mistake.
-func originFault(list string) error {
-	for origin := range strings.SplitSeq(list, ",") {
-		if origin == "null" {
-			return errors.New("-cors-origins: null is what pages without an origin send, like files")
-		}
-		if !isOrigin(origin) {
-			return fmt.Errorf("-cors-origins: no browser sends %q as its Origin", origin)
-		}
-	}
-	return nil
-}
-
 // originForm takes apart what browsers send as Origin (RFC 6454 section 6): a scheme, a host in
 // ASCII and lower case, and perhaps a port.
 var originForm = regexp.MustCompile(`^(https?)://` +
 	`((?:[a-z0-9_-]+\.)*[a-z0-9_-]+\.?|\[[0-9a-f:]+\])(?::([1-9][0-9]*))?$`)
 
-// isOrigin reports whether a browser can send this text as Origin.
+// isOrigin reports whether a browser can send this text as the Origin of a page. Any other could
+// never match, so it must be a mistake.
 func isOrigin(text string) bool {
 	parts := originForm.FindStringSubmatch(text)
 	if parts == nil {
@@ -260,20 +248,19 @@ func isOrigin(text string) bool {
 	}
 	scheme, host, port := parts[1], strings.Trim(parts[2], "[]"), parts[3]
 	isDefault := scheme == "http" && port == "80" || scheme == "https" && port == "443"
-	_, err := strconv.ParseUint(port, 10, 16)
-	if isDefault || port != "" && err != nil {
+	_, portErr := strconv.ParseUint(port, 10, 16)
+	if isDefault || port != "" && portErr != nil {
 		return false
 	}
 
 	// An address has to be as browsers write it. A name does not end in a number: to a browser,
 	// 127.1 is the address 127.0.0.1.
-	addr, err := netip.ParseAddr(host)
-	if err == nil {
+	if addr, err := netip.ParseAddr(host); err == nil {
 		return addr.String() == host
 	}
 	last := host[strings.LastIndex(host, ".")+1:]
-	_, err = strconv.ParseUint(last, 0, 64)
-	return err != nil
+	_, numberErr := strconv.ParseUint(last, 0, 64)
+	return numberErr != nil
 }
 
 // b64token is a token that an Authorization header can carry (RFC 6750 section 2.1).
@@ -293,19 +280,6 @@ func readToken(path string) (string, error) {
 	return token, err
 }
 
-// readCertificate returns how to serve HTTPS, or nil without a path. It offers no HTTP/2, which
-// belongs to the proxy in front.
-func readCertificate(certPath, keyPath string) (*tls.Config, error) {
-	if certPath == "" {
-		return nil, nil
-	}
-	certificate, err := tls.LoadX509KeyPair(certPath, keyPath)
-	return &tls.Config{
-		Certificates: []tls.Certificate{certificate},
-		MinVersion:   tls.VersionTLS12,
-	}, err
-}
-
 // --- The service and its routes ---
 
 const serviceName = "Task Management API"
@@ -314,10 +288,11 @@ const serviceName = "Task Management API"
 type service struct {
 	config
 	build
-	token       string      // empty if none is asked for
-	tls         *tls.Config // nil without HTTPS
+	token       string          // empty if none is asked for
+	certificate tls.Certificate // empty without HTTPS
 	started     time.Time
-	draining    atomic.Bool // set once, when the service is asked to stop
+	draining    atomic.Bool  // set once, when the service is asked to stop
+	busy        atomic.Int64 // requests whose answer has not been sent
 	mux         http.ServeMux
 	crossOrigin http.CrossOriginProtection
 
@@ -339,11 +314,12 @@ func newService(ctx context.Context, cfg config, stderr io.Writer) (*service, er
 		build:     readBuild(),
 		started:   time.Now(),
 		metrics:   newMetrics(),
-		logOutput: newLogOutput(stderr),
+		logOutput: &logOutput{out: stderr, stderr: stderr},
 		cpu:       &sensor{name: "cpu", high: cfg.cpuHigh, read: new(cpuTimes).read},
 		memory:    &sensor{name: "memory", high: cfg.memoryHigh, read: readMemory},
 		disk:      &sensor{name: "disk", high: cfg.diskHigh, read: cfg.readDisk},
 	}
+	s.process.Store(&map[string]float64{})
 	for _, rt := range s.api() {
 		s.register(rt)
 	}
@@ -352,8 +328,11 @@ func newService(ctx context.Context, cfg config, stderr io.Writer) (*service, er
 	if s.token, err = readToken(cfg.tokenFile); err != nil {
 		return nil, err
 	}
-	if s.tls, err = readCertificate(cfg.tlsCert, cfg.tlsKey); err != nil {
-		return nil, err
+	if cfg.tlsCert != "" {
+		s.certificate, err = tls.LoadX509KeyPair(cfg.tlsCert, cfg.tlsKey)
+		if err != nil {
+			return nil, err
+		}
 	}
 	isNewLog := cfg.logFile != "" && !exists(cfg.logFile)
 	if err = s.logOutput.open(cfg.logFile); err != nil {
@@ -421,7 +400,7 @@ func (s *service) api() []route {
 
 // register adds one route, with counters of its own, behind the guard.
 func (s *service) register(rt route) {
-	t := s.metrics.newTraffic(rt, rt.success, internalError.status)
+	t := s.metrics.newTraffic(rt, strconv.Itoa(rt.success), "500")
 	s.mux.Handle(rt.Method+" "+rt.Path, s.guard(t))
 }
 
@@ -431,11 +410,8 @@ func (s *service) index(w *reply, _ *http.Request) error {
 	for i := range api {
 		api[i].Path = strings.TrimSuffix(api[i].Path, "{$}") // means "only /" to the mux
 	}
-	return w.json(http.StatusOK, map[string]any{
-		"service":   serviceName,
-		"version":   s.version,
-		"endpoints": api,
-	})
+	index := map[string]any{"service": serviceName, "version": s.version, "endpoints": api}
+	return w.json(http.StatusOK, index)
 }
 
 //go:embed deploy/openapi.json
@@ -486,33 +462,30 @@ func (s *service) profile(w *reply, r *http.Request) error {
 
 // --- What happens to every request ---
 
+// validID is the form in which a client may give the id of its request.
+var validID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
 // ServeHTTP answers a request in three steps: the reply is decided, then recorded, then sent. So
 // nothing reaches the client before it has been counted and logged, and no half of an answer ever
 // does.
 func (s *service) ServeHTTP(conn http.ResponseWriter, r *http.Request) {
-	s.metrics.inFlight.Add(1)
-	w := s.newReply(conn, r)
+	w := &reply{
+		conn:      conn,
+		start:     time.Now(),
+		requestID: r.Header.Get("X-Request-Id"),
+		traffic:   s.metrics.unmatched,
+	}
+	if !validID.MatchString(w.requestID) {
+		// No secret, so math/rand will do. The highest bit makes it 16 digits.
+		w.requestID = strconv.FormatUint(rand.Uint64()|1<<63, 16)
+	}
+	s.busy.Add(1)
+	defer s.busy.Add(-1)
+	s.metrics.inFlight.Add(1) // until it is recorded
 	s.decide(w, r)
 	s.record(w, r)
 	s.send(w, r)
 }
-
-// newReply returns an empty reply (task.go). The id of the request is the client's, if it is valid.
-func (s *service) newReply(conn http.ResponseWriter, r *http.Request) *reply {
-	id := r.Header.Get("X-Request-Id")
-	if !validID.MatchString(id) {
-		// No secret, so math/rand will do. The highest bit makes it 16 digits.
-		id = strconv.FormatUint(rand.Uint64()|1<<63, 16)
-	}
-	return &reply{
-		conn:      conn,
-		start:     time.Now(),
-		requestID: id,
-		traffic:   s.metrics.unmatched,
-	}
-}
-
-var validID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // decide fills the reply. The mux calls the guard of the route; what it answers by itself, because
 // there is no such route, becomes an answer of this service. A panic becomes a 500.
@@ -525,28 +498,22 @@ func (s *service) decide(w *reply, r *http.Request) {
 	}()
 	s.mux.ServeHTTP(w, r)
 	if w.traffic == s.metrics.unmatched {
-		if err := s.noRoute(w, r); err != nil {
-			w.fail(err)
-		}
+		w.fail(s.noRoute(w, r))
 	}
-	if w.status == 0 {
-		w.status = http.StatusOK // as net/http does if a handler sends nothing
-	}
+	w.WriteHeader(http.StatusOK) // as net/http does if a handler sends nothing
 }
 
 // guard returns what the mux calls for a route: the one place where the row meets a request, and
 // where the error of a handler becomes an answer.
 func (s *service) guard(t *traffic) http.HandlerFunc {
-	return func(rw http.ResponseWriter, r *http.Request) {
-		w := rw.(*reply)
-		w.traffic = t
+	return func(w http.ResponseWriter, r *http.Request) {
+		answer := w.(*reply)
+		answer.traffic = t
 		err := s.refusal(t.route, r)
 		if err == nil {
-			err = t.route.handle(w, r)
+			err = t.route.handle(answer, r)
 		}
-		if err != nil {
-			w.fail(err)
-		}
+		answer.fail(err)
 	}
 }
 
@@ -579,16 +546,14 @@ func (s *service) refusal(rt route, r *http.Request) error {
 // directly. A proxy adds one of these headers. A web page whose name was pointed at this host (DNS
 // rebinding) asks for that name.
 func isFromThisHost(r *http.Request) bool {
-	for _, name := range []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"} {
-		if r.Header[name] != nil {
-			return false
-		}
-	}
+	h := r.Header
+	isProxied := h["X-Forwarded-For"] != nil || h["Forwarded"] != nil || h["X-Real-Ip"] != nil ||
+		h["Via"] != nil
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	host := (&url.URL{Host: r.Host}).Hostname()
 	addr, _ := netip.ParseAddr(host)
 	isLocalName := addr.IsLoopback() || strings.EqualFold(host, "localhost")
-	return peer.Addr().IsLoopback() && isLocalName
+	return !isProxied && peer.Addr().IsLoopback() && isLocalName
 }
 
 // isAllowed reports whether a request comes from a page of an allowed origin.
@@ -696,112 +661,89 @@ func notify(state string) {
 	conn.Write([]byte(state))
 }
 
-// watchdogInterval returns how often systemd wants to hear that the service is alive, or 0
-// (sd_watchdog_enabled(3)). What is meant for another process has its number.
-func watchdogInterval() time.Duration {
-	pid := os.Getenv("WATCHDOG_PID")
-	if pid != "" && pid != strconv.Itoa(os.Getpid()) {
-		return 0
-	}
-	usec, err := strconv.Atoi(os.Getenv("WATCHDOG_USEC"))
-	if err != nil || usec < 0 {
-		return 0
-	}
-	return time.Duration(usec) * time.Microsecond
-}
-
-// every calls f after each interval until ctx ends.
+// every calls f at once, and again after each interval until ctx ends.
 func every(ctx context.Context, interval time.Duration, f func()) {
-	for {
+	for ctx.Err() == nil {
+		f()
 		select {
 		case <-ctx.Done():
-			return
 		case <-time.After(interval):
-			f()
 		}
 	}
 }
 
 // serve answers requests from ln until ctx ends, and then stops without losing one. At each hangup
-// it reopens the log file: logrotate has moved the old one away.
+// until then, it reopens the log file: logrotate has moved the old one away.
 func (s *service) serve(ctx context.Context, ln net.Listener, hangups <-chan os.Signal) error {
 	// What runs beside the requests goes on until the last of them is answered.
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	go s.reopenLog(background, hangups)
 	s.startSensors(background)
 	go every(background, sampleInterval, s.store.verify)
-	if s.tls != nil {
-		ln = tls.NewListener(ln, s.tls)
+	if s.tlsCert != "" {
+		certificates := []tls.Certificate{s.certificate}
+		ln = tls.NewListener(ln, &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12})
 	}
-
-	conns := &connections{states: map[net.Conn]http.ConnState{}}
-	server := s.newServer(conns)
+	server := s.newServer()
+	defer server.Close() // cuts off what finish no longer waits for
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
 	s.logStart(ln.Addr().String())
 	notify("READY=1")
-	if interval := watchdogInterval(); interval > 0 {
-		s.feedWatchdog()
-		go every(background, interval/2, s.feedWatchdog)
-	}
+	go s.feedWatchdog(background)
 
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
+	for ctx.Err() == nil {
+		select {
+		case err := <-served:
+			return err
+		case <-hangups:
+			if err := s.logOutput.open(s.logFile); err != nil {
+				s.log.Error("the log file cannot be reopened", "cause", err)
+			}
+		case <-ctx.Done():
+		}
 	}
 	s.draining.Store(true) // readiness says 503, and every answer "Connection: close"
 	notify("STOPPING=1")
 	s.log.Info("stopping", "cause", context.Cause(ctx))
 	time.Sleep(s.drain)
 	ln.Close()
-	<-served // now conns has every connection that was accepted
-
-	err := conns.finish(s.shutdownTimeout)
-	server.Close() // cuts off what finish no longer waits for
-	s.log.Info("stopped")
-	return err
+	return s.finish()
 }
 
-// reopenLog reopens the log file at each hangup until ctx ends.
-func (s *service) reopenLog(ctx context.Context, hangups <-chan os.Signal) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hangups:
-			if err := s.logOutput.open(s.logFile); err != nil {
-				s.log.Error("the log file cannot be reopened", "cause", err)
-			}
-		}
+// feedWatchdog tells systemd twice in the time of its watchdog that the store can be read
+// (sd_watchdog_enabled(3)). If the lock of the store is never released, systemd does not hear it
+// any more: it ends the service, with the stacks of all goroutines in the journal, and starts it
+// again.
+func (s *service) feedWatchdog(ctx context.Context) {
+	usec, _ := strconv.Atoi(os.Getenv("WATCHDOG_USEC"))
+	pid := os.Getenv("WATCHDOG_PID")
+	if usec <= 0 || pid != "" && pid != strconv.Itoa(os.Getpid()) {
+		return // there is none, or it is meant for another process
 	}
-}
-
-// feedWatchdog tells systemd that the store can be read. If its lock is never released, systemd
-// does not hear this any more: it ends the service, with the stacks of all goroutines in the
-// journal, and starts it again.
-func (s *service) feedWatchdog() {
-	s.store.state(time.Now())
-	notify("WATCHDOG=1")
+	every(ctx, time.Duration(usec)*time.Microsecond/2, func() {
+		s.store.state(time.Now())
+		notify("WATCHDOG=1")
+	})
 }
 
 // logStart says what this service is, and what an operator may have meant otherwise.
 func (s *service) logStart(address string) {
 	s.log.Info("serving", "address", address, "docs", "/docs", "token", s.token != "",
-		"tls", s.tls != nil, "data_file", s.dataFile != "",
+		"tls", s.tlsCert != "", "data_file", s.dataFile != "",
 		"version", s.version, "revision", s.revision)
 	if socketIsPassed() && s.addr != defaultAddr {
 		s.log.Warn("-addr is not used: systemd has passed a socket", "addr", s.addr)
 	}
-	if s.tls != nil && time.Now().After(s.tls.Certificates[0].Leaf.NotAfter) {
+	if s.tlsCert != "" && time.Now().After(s.certificate.Leaf.NotAfter) {
 		s.log.Warn("the certificate has expired")
 	}
 }
 
 // newServer returns a server for this service. A slow client costs one goroutine for a bounded
-// time. Idle connections are kept longer than by a proxy, which should be the one to hang up.
-func (s *service) newServer(conns *connections) *http.Server {
+// time. Idle connections are kept longer than by a proxy, which should be the one to hang up. There
+// is no HTTP/2, which belongs to the proxy.
+func (s *service) newServer() *http.Server {
 	return &http.Server{
 		Handler:           s,
 		MaxHeaderBytes:    16 << 10,
@@ -810,7 +752,6 @@ func (s *service) newServer(conns *connections) *http.Server {
 		WriteTimeout:      15 * time.Second, // for handler and answer
 		IdleTimeout:       75 * time.Second,
 		ErrorLog:          log.New(serverLog{s.log}, "", 0),
-		ConnState:         conns.note,
 	}
 }
 
@@ -828,49 +769,23 @@ func (l serverLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// connections knows the state of every open connection.
-type connections struct {
-	mu     sync.Mutex // guards states
-	states map[net.Conn]http.ConnState
-}
-
-// note is the ConnState of a server.
-func (c *connections) note(conn net.Conn, state http.ConnState) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.states[conn] = state
-	if state == http.StateClosed {
-		delete(c.states, conn)
-	}
-}
-
-// count returns how many connections are open, and how many of them have a request.
-func (c *connections) count() (open, active int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, state := range c.states {
-		if state == http.StateActive {
-			active++
-		}
-	}
-	return len(c.states), active
-}
-
-// finish waits until all requests are answered, or says how many are not after the timeout.
-// http.Server.Shutdown would lose a request whose header is still on its way: it closes an idle
-// connection at once, and drops what it then reads from a new one. Here, both have half a second
-// to complete the header, which makes them active.
-func (c *connections) finish(timeout time.Duration) error {
+// finish waits until no request has been in flight for half a second, or says how many are after
+// -shutdown-timeout. http.Server.Shutdown would lose a request whose header is still on its way: it
+// closes an idle connection at once, and drops what it then reads from a new one. Here, both have
+// that half second to send it.
+func (s *service) finish() error {
+	defer s.log.Info("stopped")
 	start := time.Now()
-	for {
-		open, active := c.count()
-		waited := time.Since(start)
-		switch {
-		case open == 0, active == 0 && waited >= 500*time.Millisecond:
-			return nil
-		case active > 0 && waited >= timeout:
+	quiet := start
+	for time.Since(quiet) < 500*time.Millisecond {
+		active := s.busy.Load()
+		if active > 0 && time.Since(start) >= s.shutdownTimeout {
 			return fmt.Errorf("%d requests took longer than -shutdown-timeout: cut off", active)
+		}
+		if active > 0 {
+			quiet = time.Now()
 		}
 		time.Sleep(time.Millisecond)
 	}
+	return nil
 }

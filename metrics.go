@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"runtime"
@@ -30,8 +31,7 @@ import (
 // can rely on the counters. What a client can make long is cut, because rsyslog takes lines of
 // 8 KiB.
 func (s *service) record(w *reply, r *http.Request) {
-	now := time.Now()
-	duration := now.Sub(w.start)
+	duration := time.Since(w.start)
 	message := "request"
 	if duration > s.slow {
 		message = "SLOW request"
@@ -72,16 +72,18 @@ func (s *service) record(w *reply, r *http.Request) {
 // levelNames are those of the operations guide, from slog.LevelDebug on in steps of 4.
 var levelNames = []string{"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 
-// priorities are those of sd-daemon(3), for the same levels.
+// priorities are those of the journal (sd-daemon(3)), for the same levels.
 var priorities = []string{"<7>", "<6>", "<4>", "<3>", "<2>"}
 
 const levelCritical = slog.LevelError + 4 // for what must not happen
 
+// levelStep returns the index of a name in levelNames, or -1.
+func levelStep(name string) int { return slices.Index(levelNames, strings.ToUpper(name)) }
+
 // newLogHandler returns slog's own handler, but with levelNames, and with times in UTC.
 func newLogHandler(out io.Writer, format, lowest string) slog.Handler {
-	step := slices.Index(levelNames, strings.ToUpper(lowest))
 	options := &slog.HandlerOptions{
-		Level:       slog.LevelDebug + slog.Level(4*step),
+		Level:       slog.LevelDebug + slog.Level(4*levelStep(lowest)),
 		ReplaceAttr: replaceAttr,
 	}
 	if format == "json" {
@@ -109,26 +111,13 @@ func replaceAttr(_ []string, a slog.Attr) slog.Attr {
 // written is counted, and the service goes on.
 type logOutput struct {
 	stderr        io.Writer // is told when lines begin to get lost
-	isJournal     bool      // standard error is, and there is no log file
 	written, lost atomic.Int64
 
-	mu        sync.Mutex // guards what follows
-	out       io.Writer
-	file      *os.File // the same, but nil for standard error
-	isTorn    bool     // out ends inside a line
-	isFailing bool     // the last write has failed
-}
-
-// newLogOutput returns standard error. It is systemd's journal if it is the socket whose device and
-// inode JOURNAL_STREAM names (systemd.exec(5)).
-func newLogOutput(stderr io.Writer) *logOutput {
-	_, inode, _ := strings.Cut(os.Getenv("JOURNAL_STREAM"), ":")
-	target, _ := os.Readlink("/proc/self/fd/2")
-	return &logOutput{
-		stderr:    stderr,
-		out:       stderr,
-		isJournal: inode != "" && target == "socket:["+inode+"]",
-	}
+	mu   sync.Mutex // guards what follows
+	out  io.Writer
+	file *os.File // the same, but nil for standard error
+	torn bool     // out ends inside a line
+	err  error    // of the last write
 }
 
 // open lets the log go on in the file at path, which is created if need be. Without a path, and if
@@ -150,10 +139,7 @@ func (l *logOutput) open(path string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.file.Close() // does nothing if there is none
-	l.out = file
-	l.file = file
-	l.isTorn = last[0] != '\n'
-	l.isJournal = false
+	l.out, l.file, l.torn = file, file, last[0] != '\n'
 	return nil
 }
 
@@ -163,38 +149,44 @@ func (l *logOutput) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	text := line
-	if l.isJournal {
-		text = append([]byte(priority(line)), line...)
+	if l.file == nil && stderrIsJournal {
+		text = append(priority(line), line...)
 	}
-	if l.isTorn {
+	if l.torn {
 		text = append([]byte{'\n'}, text...) // the line begins on a line of its own
 	}
 	n, err := l.out.Write(text)
 	l.written.Add(int64(n))
 	l.lost.Add(int64(len(text) - n))
 	if n > 0 {
-		l.isTorn = text[n-1] != '\n'
+		l.torn = text[n-1] != '\n'
 	}
 
 	// The first of the errors in a row is reported on standard error, unless that is what failed.
-	if err != nil && !l.isFailing && l.file != nil {
+	if err != nil && l.err == nil && l.file != nil {
 		fmt.Fprintln(l.stderr, "taskapi: the log cannot be written, lines are lost:", err)
 	}
-	l.isFailing = err != nil
+	l.err = err
 	return len(line), nil
 }
 
-// priority returns what the journal wants to see before a line (sd-daemon(3)). A line says its
-// level first, before anything that a client has chosen.
-func priority(line []byte) string {
-	_, rest, _ := bytes.Cut(line, []byte("level"))
+// stderrIsJournal says whether standard error is the socket of systemd's journal, which
+// JOURNAL_STREAM names by its device and inode (systemd.exec(5)).
+var stderrIsJournal = func() bool {
+	_, inode, _ := strings.Cut(os.Getenv("JOURNAL_STREAM"), ":")
+	target, _ := os.Readlink("/proc/self/fd/2")
+	return inode != "" && target == "socket:["+inode+"]"
+}()
+
+// priority returns what the journal wants to see before a line (sd-daemon(3)): <2> for CRITICAL to
+// <7> for DEBUG. A line says its level before anything that a client has chosen.
+func priority(line []byte) []byte {
 	for step, name := range levelNames {
-		rest = bytes.TrimLeft(rest, `=":`)
-		if bytes.HasPrefix(rest, []byte(name)) {
-			return priorities[step]
+		if bytes.Contains(line[:min(len(line), 60)], []byte(name)) {
+			return []byte(priorities[step])
 		}
 	}
-	return ""
+	return nil
 }
 
 // --- The counters ---
@@ -203,29 +195,30 @@ func priority(line []byte) string {
 // most answers are, below 5 ms, and include the 0.1 and 1.0 of the alerts.
 var bounds = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.025, 0.1, 0.5, 1}
 
+// boundTexts are the bounds, and the last bucket's. Prometheus 3 would rename "1" to "1.0".
+var boundTexts = strings.Fields("0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf")
+
+const durations = "http_request_duration_seconds"
+
 // metrics counts what the service has done since its start.
 type metrics struct {
-	families []family
-	bounds   []string // of the histogram, as texts
+	families *families
 	inFlight atomic.Int64
 
 	mu        sync.Mutex // guards what follows
 	unmatched *traffic   // what no route answers
 	traffic   []*traffic // of all routes, in the order of the API, after unmatched
-	events    []counter  // by category
-	failures  []counter  // by error_code
+	events    counters   // by category
+	failures  counters   // by error_code
 }
 
-// counter is a sample of a family that has a label.
-type counter struct {
-	label string
-	count int
-}
+// counters are the samples of a family, by the value of its label.
+type counters map[string]int
 
 // traffic counts the requests of one route.
 type traffic struct {
 	route   route
-	codes   []counter            // by status
+	codes   counters             // by status
 	buckets [len(bounds) + 1]int // above the bound before; the last is above all
 	seconds float64
 }
@@ -234,62 +227,36 @@ type traffic struct {
 // series were missing, a ratio would be no number, and a first error no increase.
 func newMetrics() *metrics {
 	m := &metrics{families: parseFamilies(familyTable)}
-	for _, bound := range bounds {
-		text := strconv.FormatFloat(bound, 'f', -1, 64)
-		if !strings.Contains(text, ".") {
-			text += ".0" // Prometheus 3 would rename "1" to that, and Prometheus 2 would not
-		}
-		m.bounds = append(m.bounds, text)
-	}
-	m.bounds = append(m.bounds, "+Inf")
-	m.unmatched = m.newTraffic(route{Method: "other", Path: "unmatched"}, 404, 405)
+	m.unmatched = m.newTraffic(route{Method: "other", Path: "unmatched"}, "404", "405")
+	m.failures = counters{}
+	m.events = counters{"PERFORMANCE": 0}
 	for _, code := range errorCodes {
-		m.events = add(m.events, code.category, 0)
-		m.failures = add(m.failures, code.Name, 0)
+		m.failures[code.Name] = 0
+		m.events[code.category] = 0
 	}
-	m.events = add(m.events, "PERFORMANCE", 0)
 	return m
 }
 
-// newTraffic makes the series of a route, with the statuses that are there at 0 before the first
+// newTraffic makes the series of a route, with two statuses that are there at 0 before the first
 // request. Other statuses come with the first answer that has them.
-func (m *metrics) newTraffic(rt route, statuses ...int) *traffic {
-	t := &traffic{route: rt}
-	for _, status := range statuses {
-		t.codes = add(t.codes, strconv.Itoa(status), 0)
-	}
+func (m *metrics) newTraffic(rt route, status, other string) *traffic {
+	t := &traffic{route: rt, codes: counters{status: 0, other: 0}}
 	m.traffic = append(m.traffic, t) // without the lock: nobody counts yet
 	return t
 }
 
-// add returns counters in which n more are counted for a label. Without a label, nothing is.
-func add(counters []counter, label string, n int) []counter {
-	if label == "" {
-		return counters
-	}
-	for i := range counters {
-		if counters[i].label == label {
-			counters[i].count += n
-			return counters
-		}
-	}
-	return append(counters, counter{label: label, count: n})
-}
-
-// count counts one answer.
+// count counts one answer. An answer without category or error_code counts under "", which is not
+// shown.
 func (m *metrics) count(w *reply, duration time.Duration) {
 	seconds := duration.Seconds()
 	bucket, _ := slices.BinarySearch(bounds[:], seconds) // the first that is not below
-	code := strconv.Itoa(w.status)
-
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := w.traffic
-	t.codes = add(t.codes, code, 1)
-	t.buckets[bucket]++
-	t.seconds += seconds
-	m.events = add(m.events, w.category, 1)
-	m.failures = add(m.failures, w.errorCode, 1)
+	w.traffic.codes[strconv.Itoa(w.status)]++
+	w.traffic.buckets[bucket]++
+	w.traffic.seconds += seconds
+	m.events[w.category]++
+	m.failures[w.errorCode]++
 }
 
 // --- The metrics as text ---
@@ -303,42 +270,42 @@ func (m *metrics) count(w *reply, duration time.Duration) {
 //go:embed deploy/metrics.txt
 var familyTable string
 
-// family is one row of the table.
-type family struct {
-	name    string
-	head    string                  // HELP and TYPE
+// families are the rows of the table.
+type families struct {
+	names   []string                // in the order of the table
+	heads   map[string]string       // HELP and TYPE, by family
 	sources []runtimemetrics.Sample // without values
+	sums    []string                // for each of sources, the family that it is added to
 }
 
-func parseFamilies(table string) []family {
-	var families []family
+func parseFamilies(table string) *families {
+	f := &families{heads: map[string]string{}}
 	for row := range strings.Lines(table) {
 		cells := strings.Split(strings.TrimSpace(row), " | ")
 		name, kind, help := cells[0], cells[1], cells[2]
-		f := family{name: name}
-		f.head = "# HELP " + name + " " + help + "\n# TYPE " + name + " " + kind + "\n"
+		f.names = append(f.names, name)
+		f.heads[name] = "# HELP " + name + " " + help + "\n# TYPE " + name + " " + kind + "\n"
 		for _, source := range cells[3:] {
 			f.sources = append(f.sources, runtimemetrics.Sample{Name: source})
+			f.sums = append(f.sums, name)
 		}
-		families = append(families, f)
 	}
-	return families
+	return f
 }
 
 // exposition is the text of all metrics in the making. The samples of a family have to stand
 // together.
 type exposition struct {
-	families []family
-	text     []byte
-	last     string // the family of the last sample
+	*families
+	text []byte
+	last string // the family of the last sample
 }
 
 // add adds a sample. suffix is what follows the name of the family, in parts: "_sum", labels, or
 // nothing. Nothing in the labels of this service needs an escape.
 func (x *exposition) add(name string, value float64, suffix ...string) {
 	if name != x.last {
-		row := slices.IndexFunc(x.families, func(f family) bool { return f.name == name })
-		x.text = append(x.text, x.families[row].head...)
+		x.text = append(x.text, x.heads[name]...)
 		x.last = name
 	}
 	x.text = append(x.text, name...)
@@ -352,9 +319,11 @@ func (x *exposition) add(name string, value float64, suffix ...string) {
 
 // addEach adds a sample for each of some counters. labels ends with the name of the label that
 // tells them apart, as in "{category".
-func (x *exposition) addEach(family, labels string, counters []counter) {
-	for _, c := range counters {
-		x.add(family, float64(c.count), labels, `="`, c.label, `"}`)
+func (x *exposition) addEach(family, labels string, samples counters) {
+	for _, value := range slices.Sorted(maps.Keys(samples)) {
+		if value != "" {
+			x.add(family, float64(samples[value]), labels, `="`, value, `"}`)
+		}
 	}
 }
 
@@ -365,7 +334,6 @@ func (s *service) exposeMetrics(w *reply, _ *http.Request) error {
 	s.metrics.exposeCounters(x)
 	s.exposeState(x, w.start)
 	s.exposeProcess(x)
-	exposeCollector(x)
 	w.fill(http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x.text)
 	return nil
 }
@@ -378,7 +346,7 @@ func (m *metrics) exposeCounters(x *exposition) {
 		x.addEach("http_requests_total", t.labels()+",code", t.codes)
 	}
 	for _, t := range m.traffic {
-		t.exposeDurations(x, m.bounds)
+		t.exposeDurations(x)
 	}
 	x.addEach("log_events_total", "{category", m.events)
 	x.addEach("task_errors_total", "{error_code", m.failures)
@@ -390,16 +358,15 @@ func (t *traffic) labels() string {
 }
 
 // exposeDurations adds the histogram of a route, in which each bucket contains those before it.
-func (t *traffic) exposeDurations(x *exposition, bounds []string) {
-	const family = "http_request_duration_seconds"
+func (t *traffic) exposeDurations(x *exposition) {
 	labels := t.labels()
 	count := 0
 	for i, n := range t.buckets {
 		count += n
-		x.add(family, float64(count), "_bucket", labels, `,le="`, bounds[i], `"}`)
+		x.add(durations, float64(count), "_bucket", labels, `,le="`, boundTexts[i], `"}`)
 	}
-	x.add(family, t.seconds, "_sum", labels, "}")
-	x.add(family, float64(count), "_count", labels, "}")
+	x.add(durations, t.seconds, "_sum", labels, "}")
+	x.add(durations, float64(count), "_count", labels, "}")
 }
 
 // exposeState adds what the service knows of itself and of its host.
@@ -416,17 +383,9 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 		`",goversion="`, s.goVersion, `"}`)
 
 	checks := s.check(now).Checks
-	for _, check := range []struct{ name, status string }{
-		{"application", checks.Application.Status},
-		{"storage", checks.Storage.Status},
-		{"system_resources", checks.Resources.Status},
-	} {
-		number := 0.0
-		if check.status == healthy {
-			number = 1
-		}
-		x.add("health_check_status", number, `{check="`, check.name, `"}`)
-	}
+	x.add("health_check_status", checks.Application.number(), `{check="application"}`)
+	x.add("health_check_status", checks.Storage.number(), `{check="storage"}`)
+	x.add("health_check_status", checks.Resources.number(), `{check="system_resources"}`)
 	sensors := []*sensor{s.cpu, s.memory, s.disk}
 	for _, sensor := range sensors {
 		if last, err := sensor.latest(now); err == nil {
@@ -444,39 +403,24 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 // exposeProcess adds what the system and the Go runtime tell of the process. (runtime.ReadMemStats
 // would stop the world.)
 func (s *service) exposeProcess(x *exposition) {
-	x.add("process_start_time_seconds", float64(s.started.UnixMilli())/1000)
-	x.add("go_goroutines", float64(runtime.NumGoroutine())) // not those of the runtime itself
-	process := map[string]float64{}
-	if last := s.process.Load(); last != nil {
-		process = *last
+	numbers := map[string]float64{
+		"process_start_time_seconds": float64(s.started.UnixMilli()) / 1000,
+		"go_goroutines":              float64(runtime.NumGoroutine()), // not those of the runtime
 	}
-	var sources []runtimemetrics.Sample
-	for _, f := range s.metrics.families {
-		if value, isKnown := process[f.name]; isKnown {
-			x.add(f.name, value)
+	maps.Copy(numbers, *s.process.Load())
+	sources := slices.Clone(x.sources) // because Read writes into it
+	runtimemetrics.Read(sources)       // all, in little more time than one
+	for i, source := range sources {
+		if source.Value.Kind() == runtimemetrics.KindUint64 { // else it is unknown to this Go
+			numbers[x.sums[i]] += float64(source.Value.Uint64())
 		}
-		sources = append(sources, f.sources...) // copies: Read writes into them
 	}
-	runtimemetrics.Read(sources) // all, in little more time than one
+	for _, family := range x.names {
+		if value, isKnown := numbers[family]; isKnown {
+			x.add(family, value)
+		}
+	}
 
-	for _, f := range s.metrics.families {
-		sum, isKnown := 0.0, len(f.sources) > 0
-		for _, source := range sources[:len(f.sources)] {
-			if source.Value.Kind() == runtimemetrics.KindUint64 {
-				sum += float64(source.Value.Uint64())
-			} else {
-				isKnown = false // to this Go
-			}
-		}
-		sources = sources[len(f.sources):]
-		if isKnown {
-			x.add(f.name, sum)
-		}
-	}
-}
-
-// exposeCollector adds what the garbage collector has done.
-func exposeCollector(x *exposition) {
 	gc := debug.GCStats{PauseQuantiles: make([]time.Duration, 5)}
 	debug.ReadGCStats(&gc)
 	for i, q := range []string{"0", "0.25", "0.5", "0.75", "1"} {

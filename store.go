@@ -147,18 +147,14 @@ func (s *store) commit(b *batch) {
 	s.turn.Lock()
 	s.mu.Lock()
 	s.next = nil // whoever comes from now on waits for the next batch
-	failedBefore := s.failure != nil
-	b.err = s.failure
 	s.busySince = time.Now()
+	b.err = s.failure
 	s.mu.Unlock()
 
-	var cause error
-	if !failedBefore {
-		cause = s.file.append(b.tasks)
-	}
-	if cause != nil {
-		// Health checks show this to anybody, so it leaves out the path. The log has it.
-		b.err = fmt.Errorf("the data file has failed: %w", cmp.Or(errors.Unwrap(cause), cause))
+	var news error
+	if b.err == nil {
+		news = s.file.append(b.tasks)
+		b.err = news
 	}
 
 	s.mu.Lock()
@@ -174,9 +170,9 @@ func (s *store) commit(b *batch) {
 	s.turn.Unlock()
 	close(b.done)
 
-	if cause != nil { // told last: the log may hang, too
-		s.log.Log(context.Background(), levelCritical, "the data file has failed: "+
-			"no task is taken any more", "file", s.file.path, "cause", cause)
+	if news != nil { // told last: the log may hang, too
+		text := news.Error() + ": no task is taken any more"
+		s.log.Log(context.Background(), levelCritical, text, "file", s.file.path)
 	}
 }
 
@@ -220,11 +216,10 @@ func (s *store) state(now time.Time) (total int, refusal error) {
 func (s *store) get(id string) *Task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	number := s.index[id]
-	if number == 0 {
-		return nil
+	if number := s.index[id]; number > 0 {
+		return s.tasks[number-1]
 	}
-	return s.tasks[number-1]
+	return nil
 }
 
 // page returns up to limit tasks, oldest first: those that follow the task whose id is after, or
@@ -287,70 +282,68 @@ func (f *dataFile) takeLock(log *slog.Logger) error {
 	return nil
 }
 
-// syncFolder makes the names in a folder durable. Windows does that by itself.
+// syncFolder makes the names in a folder durable.
 func syncFolder(path string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
 	folder, err := os.Open(path)
-	if err != nil {
+	defer folder.Close()
+	if err != nil || runtime.GOOS == "windows" { // which does that by itself
 		return err
 	}
-	defer folder.Close()
 	return folder.Sync()
 }
 
 // append writes tasks to the end of the file and syncs it. It returns nil only if the path still
-// leads to the file, and nobody else has changed it: what no restart would find is not stored.
+// leads to the file, and nobody else has changed it: what no restart would find is not stored. Its
+// errors may be shown to anybody: they leave out the path.
 func (f *dataFile) append(tasks []*Task) error {
 	var lines bytes.Buffer
-	encoder := json.NewEncoder(&lines)
 	for _, task := range tasks {
-		encoder.Encode(task) // cannot fail: it has texts only
+		json.NewEncoder(&lines).Encode(task) // cannot fail: it has texts only
 	}
-	if lines.Len() > 0 {
-		written, err := f.file.Write(lines.Bytes())
-		if err == nil {
-			err = f.file.Sync()
-		}
-		if err != nil {
-			f.cutBack(int64(written))
-			return err
-		}
-		f.size += int64(lines.Len())
+	var written int
+	var err error
+	if len(tasks) > 0 {
+		written, err = f.file.Write(lines.Bytes())
 	}
-	return f.isUntouched(f.size)
+	if len(tasks) > 0 && err == nil {
+		err = f.file.Sync()
+	}
+	if err != nil {
+		f.cutBack(int64(written))
+	} else {
+		f.size += int64(written)
+		err = f.fault(f.size)
+	}
+	if err != nil {
+		return fmt.Errorf("the data file has failed: %w", cmp.Or(errors.Unwrap(err), err))
+	}
+	return nil
 }
 
 // cutBack takes back what a failed write or sync has left behind the last synced line, as well as
 // that can be done. Otherwise, a restart would read it from the memory of the kernel as if it were
 // on the disk. If anybody else has changed the file, nothing of it is touched.
 func (f *dataFile) cutBack(written int64) {
-	if f.isUntouched(f.size+written) == nil {
+	if f.fault(f.size+written) == nil {
 		f.file.Truncate(f.size)
 		f.file.Sync()
 	}
 }
 
-// isUntouched returns nil if the path leads to the open file, and the file has this size.
-func (f *dataFile) isUntouched(size int64) error {
+// fault says what is wrong, or returns nil if the path leads to the open file, and it has this size.
+func (f *dataFile) fault(size int64) error {
 	there, err := os.Stat(f.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return errors.New("it was deleted or moved away")
-	}
 	if err != nil {
 		return err
 	}
-	open, err := f.file.Stat()
-	switch {
-	case err != nil:
-		return err
-	case !os.SameFile(there, open):
-		return errors.New("another file was put in its place")
-	case there.Size() != size:
-		return fmt.Errorf("it was changed: it has %d bytes instead of %d", there.Size(), size)
+	opened, err := f.file.Stat()
+	if err == nil && !os.SameFile(there, opened) {
+		err = errors.New("another file was put in its place")
 	}
-	return nil
+	if err == nil && there.Size() != size {
+		err = fmt.Errorf("something else wrote to it: %d bytes instead of %d", there.Size(), size)
+	}
+	return err
 }
 
 // --- Reading the data file ---
@@ -432,7 +425,7 @@ func (s *store) mendEnd(parser *lineParser, end []byte) error {
 		return nil
 	}
 	f := s.file
-	if err := f.isUntouched(f.size + int64(len(end))); err != nil {
+	if err := f.fault(f.size + int64(len(end))); err != nil {
 		return err
 	}
 	text := bytes.TrimRight(end, "\x00")

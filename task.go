@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,11 +27,10 @@ import (
 
 // The limits of a request.
 const (
-	maxBody     = 64 << 10 // bytes
-	maxText     = 100      // characters (code points) in a field
-	maxDetails  = 20       // of one error
-	maxPage     = 1000     // tasks
-	defaultPage = 100      // tasks
+	maxBody    = 64 << 10 // bytes
+	maxText    = 100      // characters (code points) in a field
+	maxDetails = 20       // of one error
+	maxPage    = 1000     // tasks
 )
 
 // Task is what the service is about: the same in memory, in answers, and in the data file. A task
@@ -51,7 +51,7 @@ func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // createTask: POST /api/tasks.
 func (s *service) createTask(w *reply, r *http.Request) error {
-	input, err := readNewTask(r)
+	name, userID, err := readNewTask(r)
 	if err != nil {
 		return err
 	}
@@ -63,8 +63,8 @@ func (s *service) createTask(w *reply, r *http.Request) error {
 	}
 	task := &Task{
 		ID:        newID(),
-		Name:      input.name,
-		UserID:    input.userID,
+		Name:      name,
+		UserID:    userID,
 		Status:    pending,
 		CreatedAt: timestamp(now),
 	}
@@ -92,103 +92,80 @@ func (s *service) getTask(w *reply, r *http.Request) error {
 	return w.json(http.StatusOK, task)
 }
 
-// taskList is one page of the tasks.
-type taskList struct {
-	Stats *storageStats `json:"storage_stats,omitempty"` // only in /debug/storage
-	Tasks []*Task       `json:"tasks"`
-	Next  string        `json:"next,omitempty"` // the after of the next page, if there is one
-}
-
-type storageStats struct {
-	Total    int    `json:"total_tasks"`
-	Capacity int    `json:"capacity"`
-	Type     string `json:"storage_type"` // in_memory or file
-	File     string `json:"file,omitempty"`
-}
-
 // listTasks: GET /api/tasks.
-func (s *service) listTasks(w *reply, r *http.Request) error {
-	list, err := s.readList(r.URL.RawQuery)
-	if err != nil {
-		return err
-	}
-	return w.json(http.StatusOK, list)
-}
+func (s *service) listTasks(w *reply, r *http.Request) error { return s.sendPage(w, r, nil) }
 
 // storage: GET /debug/storage.
 func (s *service) storage(w *reply, r *http.Request) error {
-	list, err := s.readList(r.URL.RawQuery)
+	total, _ := s.store.state(w.start)
+	stats := map[string]any{
+		"total_tasks":  total,
+		"capacity":     s.maxTasks,
+		"storage_type": "in_memory",
+	}
+	if s.dataFile != "" {
+		stats["storage_type"] = "file"
+		stats["file"] = s.dataFile
+	}
+	return s.sendPage(w, r, stats)
+}
+
+// sendPage answers with the page of tasks that the query asks for, and with stats if there are any.
+func (s *service) sendPage(w *reply, r *http.Request, stats map[string]any) error {
+	after, limit, err := s.readQuery(r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
-	total, _ := s.store.state(w.start)
-	list.Stats = &storageStats{
-		Total:    total,
-		Capacity: s.maxTasks,
-		Type:     "in_memory",
-		File:     s.dataFile,
-	}
-	if s.dataFile != "" {
-		list.Stats.Type = "file"
-	}
-	return w.json(http.StatusOK, list)
+	tasks, next := s.store.page(after, limit)
+	return w.json(http.StatusOK, struct {
+		Stats map[string]any `json:"storage_stats,omitempty"`
+		Tasks []*Task        `json:"tasks"`
+		Next  string         `json:"next,omitempty"` // the after of the next page, if there is one
+	}{stats, tasks, next})
 }
 
 // --- What a request may say ---
 
-// readList returns the page of tasks that a query asks for.
-func (s *service) readList(query string) (taskList, error) {
-	params, err := url.ParseQuery(query)
+// readQuery returns which page of the tasks a query asks for. Its error names everything that is
+// wrong.
+func (s *service) readQuery(query string) (after string, limit int, err error) {
 	var faults []detail
+	params, err := url.ParseQuery(query)
 	if err != nil {
 		faults = append(faults, detail{"query", "INVALID_VALUE", "must be well formed"})
 	}
 	for _, name := range slices.Sorted(maps.Keys(params)) {
-		switch {
-		case name != "limit" && name != "after":
+		if name != "limit" && name != "after" {
 			faults = append(faults, unknownField(name, "limit and after"))
-		case len(params[name]) != 1 || params[name][0] == "":
+		} else if len(params[name]) != 1 || params[name][0] == "" {
 			faults = append(faults, detail{name, "INVALID_VALUE", "must have one value"})
 		}
 	}
 
-	limit := defaultPage
-	if text := params.Get("limit"); text != "" {
-		limit, err = strconv.Atoi(text)
-		if err != nil || limit < 1 || limit > maxPage {
-			rule := fmt.Sprintf("must be from 1 to %d", maxPage)
-			faults = append(faults, detail{"limit", "INVALID_VALUE", rule})
-		}
+	limit, err = strconv.Atoi(cmp.Or(params.Get("limit"), "100"))
+	if err != nil || limit < 1 || limit > maxPage {
+		rule := fmt.Sprintf("must be from 1 to %d", maxPage)
+		faults = append(faults, detail{"limit", "INVALID_VALUE", rule})
 	}
-	after := params.Get("after")
+	after = params.Get("after")
 	if after != "" && s.store.get(after) == nil {
 		rule := "must be the task_id of a stored task"
 		faults = append(faults, detail{"after", "INVALID_VALUE", rule})
 	}
-	if len(faults) > 0 {
-		return taskList{}, newFaults(validationError, faults)
-	}
-	tasks, next := s.store.page(after, limit)
-	return taskList{Tasks: tasks, Next: next}, nil
+	return after, limit, newFaults(validationError, faults)
 }
 
-// taskInput is what a client says of a task.
-type taskInput struct {
-	name   string
-	userID string
-}
-
-// readNewTask returns the task in the body of a request. Its error names everything that is wrong.
-func readNewTask(r *http.Request) (taskInput, error) {
+// readNewTask returns the task_name and the user_id in the body of a request. Its error names
+// everything that is wrong.
+func readNewTask(r *http.Request) (name, userID string, err error) {
 	body, err := readBody(r)
 	if err != nil {
-		return taskInput{}, err
+		return "", "", err
 	}
 	members, err := parseObject(body)
 	if err != nil {
-		return taskInput{}, err
+		return "", "", err
 	}
-
 	name, faults := readText(members, "task_name", "")
 	userID, more := readText(members, "user_id", "system")
 	faults = append(faults, more...)
@@ -197,13 +174,11 @@ func readNewTask(r *http.Request) (taskInput, error) {
 			faults = append(faults, unknownField(key, "task_name and user_id"))
 		}
 	}
-	switch {
-	case strings.ContainsFunc(name+userID, unicode.IsControl):
-		return taskInput{}, newFaults(controlCharacter, faults)
-	case len(faults) > 0:
-		return taskInput{}, newFaults(validationError, faults)
+	code := validationError
+	if strings.ContainsFunc(name+userID, unicode.IsControl) {
+		code = controlCharacter
 	}
-	return taskInput{name: name, userID: userID}, nil
+	return name, userID, newFaults(code, faults)
 }
 
 // charsets are the names of UTF-8, and of the part of it that has one byte for each character.
@@ -213,8 +188,8 @@ var charsets = []string{"", "utf-8", "utf8", "us-ascii"}
 // large.
 func readBody(r *http.Request) ([]byte, error) {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	coding := strings.ToLower(r.Header.Get("Content-Encoding"))
 	isUTF8 := slices.Contains(charsets, strings.ToLower(params["charset"]))
+	coding := strings.ToLower(r.Header.Get("Content-Encoding"))
 	isPlain := coding == "" || coding == "identity"
 	if err != nil || mediaType != "application/json" || !isUTF8 || !isPlain {
 		return nil, newError(unsupportedMedia, "the body must be application/json in UTF-8")
@@ -243,31 +218,27 @@ func readBody(r *http.Request) ([]byte, error) {
 //
 // The members go into a map, because a struct would hide keys in another case, null, and unknown
 // members.
-func parseObject(body []byte) (map[string]any, error) {
-	text := string(body)
-	for i, r := range text {
-		if r == utf8.RuneError && !strings.HasPrefix(text[i:], "\uFFFD") {
+func parseObject(body []byte) (members map[string]any, err error) {
+	for i, r := range string(body) {
+		if r == utf8.RuneError && !bytes.HasPrefix(body[i:], []byte("\uFFFD")) {
 			return nil, malformed("is not valid UTF-8", i+1)
 		}
 	}
 	object := bytes.TrimPrefix(body, []byte("\uFEFF"))
-	var members map[string]any
-	err := json.Unmarshal(object, &members)
-	syntax, isSyntax := errors.AsType[*json.SyntaxError](err)
-	if isSyntax {
+	err = json.Unmarshal(object, &members)
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		// Offset counts the bytes up to the fault. Go 1.26 counts the first byte of a character
 		// that does not belong there, Go 1.27 all of its bytes: the first is what is told.
-		at := min(len(body)-len(object)+int(syntax.Offset), len(body))
+		at := len(body) - len(object) + int(syntax.Offset)
 		for at > 1 && !utf8.RuneStart(body[at-1]) {
 			at--
 		}
 		return nil, malformed(syntax.Error(), at)
 	}
-	// The only other error is a number out of range, in a member that has to be a string anyway.
 	if members == nil { // an array, a string, null, …
 		return nil, malformed("must be one JSON object", 1)
 	}
-	return members, nil
+	return members, nil // the only error left is a number out of range, which is no string anyway
 }
 
 // readText returns a member of an object without the white space around it, and the rules that it
@@ -298,10 +269,7 @@ func readText(members map[string]any, field, absent string) (text string, faults
 		rule := "must not have control characters or U+FFFD"
 		faults = append(faults, detail{field, "INVALID_CHARACTER", rule})
 	}
-	if len(text) < len(given) {
-		text = strings.Clone(text) // or the blanks around it would stay in memory
-	}
-	return text, faults
+	return strings.Clone(text), faults // a copy: or the blanks around it would stay in memory
 }
 
 // isVisible says yes to what Unicode does not know to be invisible: not to white space, marks,
@@ -384,14 +352,16 @@ func newError(code errorCode, message string) *apiError {
 
 // with adds a header to the answer.
 func (e *apiError) with(name, value string) *apiError {
-	e.header = http.Header{}
-	e.header.Set(name, value)
+	e.header = http.Header{http.CanonicalHeaderKey(name): {value}}
 	return e
 }
 
-// newFaults returns an error with the rules that a request breaks, but not more than maxDetails:
-// many mistakes do not make a long answer.
-func newFaults(code errorCode, faults []detail) *apiError {
+// newFaults returns an error with the rules that a request breaks, or nil if there are none. Many
+// mistakes do not make a long answer: it has maxDetails of them at most.
+func newFaults(code errorCode, faults []detail) error {
+	if len(faults) == 0 {
+		return nil
+	}
 	e := newError(code, "the input breaks the rules in details")
 	e.Details = faults[:min(len(faults), maxDetails)]
 	return e
@@ -495,9 +465,13 @@ func (w *reply) json(status int, v any) error {
 	return nil
 }
 
-// fail replaces whatever has been written by the envelope that all errors have. The text of an
-// error that is no apiError goes to the log alone: a client learns nothing of the inside.
+// fail replaces whatever has been written by the envelope that all errors have, if there is an
+// error. The text of an error that is no apiError goes to the log alone: a client learns nothing of
+// the inside.
 func (w *reply) fail(err error) {
+	if err == nil {
+		return
+	}
 	e, ok := errors.AsType[*apiError](err)
 	if !ok {
 		w.note(slog.Any("cause", err))
