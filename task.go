@@ -30,7 +30,6 @@ const (
 	maxBody    = 64 << 10 // bytes
 	maxText    = 100      // characters (code points) in a field
 	maxDetails = 20       // of one error
-	maxPage    = 1000     // tasks
 )
 
 // Task is what the service is about: the same in memory, in answers, and in the data file. A task
@@ -129,30 +128,23 @@ func (s *service) sendPage(w *reply, r *http.Request, stats map[string]any) erro
 // readQuery returns which page of the tasks a query asks for. Its error names everything that is
 // wrong.
 func (s *service) readQuery(query string) (after string, limit int, err error) {
-	var faults []detail
+	var broken faults
 	params, err := url.ParseQuery(query)
-	if err != nil {
-		faults = append(faults, detail{"query", "INVALID_VALUE", "must be well formed"})
-	}
+	broken.require(err == nil, "query", "INVALID_VALUE", "must be well formed")
 	for _, name := range slices.Sorted(maps.Keys(params)) {
-		if name != "limit" && name != "after" {
-			faults = append(faults, unknownField(name, "limit and after"))
-		} else if len(params[name]) != 1 || params[name][0] == "" {
-			faults = append(faults, detail{name, "INVALID_VALUE", "must have one value"})
-		}
+		isKnown := name == "limit" || name == "after"
+		isOne := len(params[name]) == 1 && params[name][0] != ""
+		broken.require(isKnown, name, "UNKNOWN_FIELD", "is not known; known are limit and after")
+		broken.require(isOne || !isKnown, name, "INVALID_VALUE", "must have one value")
 	}
 
 	limit, err = strconv.Atoi(cmp.Or(params.Get("limit"), "100"))
-	if err != nil || limit < 1 || limit > maxPage {
-		rule := fmt.Sprintf("must be from 1 to %d", maxPage)
-		faults = append(faults, detail{"limit", "INVALID_VALUE", rule})
-	}
+	isInRange := err == nil && 1 <= limit && limit <= 1000
+	broken.require(isInRange, "limit", "INVALID_VALUE", "must be from 1 to 1000")
 	after = params.Get("after")
-	if after != "" && s.store.get(after) == nil {
-		rule := "must be the task_id of a stored task"
-		faults = append(faults, detail{"after", "INVALID_VALUE", rule})
-	}
-	return after, limit, newFaults(validationError, faults)
+	isStored := after == "" || s.store.get(after) != nil
+	broken.require(isStored, "after", "INVALID_VALUE", "must be the task_id of a stored task")
+	return after, limit, broken.err(validationError)
 }
 
 // readNewTask returns the task_name and the user_id in the body of a request. Its error names
@@ -166,19 +158,20 @@ func readNewTask(r *http.Request) (name, userID string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	name, faults := readText(members, "task_name", "")
-	userID, more := readText(members, "user_id", "system")
-	faults = append(faults, more...)
+
+	var broken faults
+	name = broken.readText(members, "task_name", "")
+	userID = broken.readText(members, "user_id", "system")
 	for _, key := range slices.Sorted(maps.Keys(members)) {
-		if key != "task_name" && key != "user_id" {
-			faults = append(faults, unknownField(key, "task_name and user_id"))
-		}
+		isKnown := key == "task_name" || key == "user_id"
+		rule := "is not known; known are task_name and user_id"
+		broken.require(isKnown, key, "UNKNOWN_FIELD", rule)
 	}
 	code := validationError
 	if strings.ContainsFunc(name+userID, unicode.IsControl) {
 		code = controlCharacter
 	}
-	return name, userID, newFaults(code, faults)
+	return name, userID, broken.err(code)
 }
 
 // charsets are the names of UTF-8, and of the part of it that has one byte for each character.
@@ -241,35 +234,29 @@ func parseObject(body []byte) (members map[string]any, err error) {
 	return members, nil // the only error left is a number out of range, which is no string anyway
 }
 
-// readText returns a member of an object without the white space around it, and the rules that it
-// breaks, nil if there are none. absent is what counts if it is not there; if that is empty, it has
-// to be. This is the one place for the rules of a new text.
-func readText(members map[string]any, field, absent string) (text string, faults []detail) {
+// readText returns a member of an object without the white space around it, and adds the rules that
+// it breaks. absent is what counts if it is not there; if that is empty, it has to be. This is the
+// one place for the rules of a new text.
+func (f *faults) readText(members map[string]any, field, absent string) string {
 	value, isGiven := members[field]
+	if !isGiven {
+		f.require(absent != "", field, "REQUIRED", "must be given")
+		return absent
+	}
 	given, isText := value.(string)
-	switch {
-	case !isGiven && absent != "":
-		return absent, nil
-	case !isGiven:
-		return "", []detail{{field, "REQUIRED", "must be given"}}
-	case !isText:
-		return "", []detail{{field, "INVALID_TYPE", "must be a string"}}
+	if !isText {
+		f.require(false, field, "INVALID_TYPE", "must be a string")
+		return ""
 	}
 
-	text = strings.TrimSpace(given)
-	if !strings.ContainsFunc(text, isVisible) {
-		faults = append(faults, detail{field, "REQUIRED", "must not look empty"})
-	}
-	if utf8.RuneCountInString(text) > maxText {
-		rule := fmt.Sprintf("must have at most %d characters", maxText)
-		faults = append(faults, detail{field, "TOO_LONG", rule})
-	}
-	isDamaged := strings.ContainsRune(text, utf8.RuneError) // U+FFFD
-	if isDamaged || strings.ContainsFunc(text, unicode.IsControl) {
-		rule := "must not have control characters or U+FFFD"
-		faults = append(faults, detail{field, "INVALID_CHARACTER", rule})
-	}
-	return strings.Clone(text), faults // a copy: or the blanks around it would stay in memory
+	text := strings.TrimSpace(given)
+	isShort := utf8.RuneCountInString(text) <= maxText
+	isClean := !strings.ContainsFunc(text, unicode.IsControl) &&
+		!strings.ContainsRune(text, utf8.RuneError) // U+FFFD, the mark of damaged text
+	f.require(strings.ContainsFunc(text, isVisible), field, "REQUIRED", "must not look empty")
+	f.require(isShort, field, "TOO_LONG", fmt.Sprint("must have at most ", maxText, " characters"))
+	f.require(isClean, field, "INVALID_CHARACTER", "must not have control characters or U+FFFD")
+	return strings.Clone(text) // or the blanks around it would stay in memory
 }
 
 // isVisible says yes to what Unicode does not know to be invisible: not to white space, marks,
@@ -282,14 +269,6 @@ func isVisible(r rune) bool {
 		unicode.In(r, unicode.White_Space, unicode.M, unicode.Cf,
 			unicode.Other_Default_Ignorable_Code_Point)
 	return !isInvisible
-}
-
-// unknownField is the fault of a name that the client has chosen, which can be long.
-func unknownField(name, known string) detail {
-	if characters := []rune(name); len(characters) > maxText {
-		name = string(characters[:maxText]) + "…"
-	}
-	return detail{name, "UNKNOWN_FIELD", "is not known; known are " + known}
 }
 
 // --- The errors ---
@@ -356,14 +335,29 @@ func (e *apiError) with(name, value string) *apiError {
 	return e
 }
 
-// newFaults returns an error with the rules that a request breaks, or nil if there are none. Many
-// mistakes do not make a long answer: it has maxDetails of them at most.
-func newFaults(code errorCode, faults []detail) error {
-	if len(faults) == 0 {
+// faults are the rules that a request breaks, as far as they are known.
+type faults []detail
+
+// require adds a fault unless a rule is kept. A field can be a name that the client has chosen, and
+// long.
+func (f *faults) require(isKept bool, field, code, rule string) {
+	if isKept {
+		return
+	}
+	if characters := []rune(field); len(characters) > maxText {
+		field = string(characters[:maxText]) + "…"
+	}
+	*f = append(*f, detail{field, code, rule})
+}
+
+// err returns an error with the faults, or nil if there are none. Many mistakes do not make a long
+// answer.
+func (f faults) err(code errorCode) error {
+	if len(f) == 0 {
 		return nil
 	}
 	e := newError(code, "the input breaks the rules in details")
-	e.Details = faults[:min(len(faults), maxDetails)]
+	e.Details = f[:min(len(f), maxDetails)]
 	return e
 }
 
@@ -378,9 +372,9 @@ func malformed(reason string, at int) *apiError {
 // Error implements error. It is the reason that a health check gives, too.
 func (e *apiError) Error() string { return e.Message }
 
-// faults returns what the log says of the details: field and code of the first five, each in at
+// reasons returns what the log says of the details: field and code of the first five, each in at
 // most 64 bytes. A field can be any text of the client, so it is escaped as in a query string.
-func (e *apiError) faults() string {
+func (e *apiError) reasons() string {
 	var entries []string
 	for _, d := range e.Details[:min(len(e.Details), 5)] {
 		field := url.QueryEscape(d.Field)
@@ -481,7 +475,7 @@ func (w *reply) fail(err error) {
 	envelope.Timestamp = timestamp(time.Now())
 	envelope.RequestID = w.requestID
 	if len(e.Details) > 0 {
-		w.note(slog.String("faults", e.faults()))
+		w.note(slog.String("faults", e.reasons()))
 	}
 
 	w.reset()
