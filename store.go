@@ -53,8 +53,8 @@ type store struct {
 	restored int       // tasks that the file had at the start
 	file     *dataFile // nil if the tasks end with the process
 
-	// turn is held by whoever writes to the file: one batch at a time.
-	turn sync.Mutex
+	// turn holds a value while somebody writes to the file: one batch at a time.
+	turn chan bool
 
 	// mu guards what follows. Nobody holds it while the disk or the log is busy, so readers wait
 	// for neither. (A plain Mutex: every section is short, and an RWMutex would make each slower.)
@@ -78,7 +78,7 @@ type batch struct {
 // Without a path, the tasks are in memory only. A file may hold more tasks than the capacity. If
 // that fails, or ctx ends, nothing has been changed.
 func openStore(ctx context.Context, path string, capacity int, log *slog.Logger) (*store, error) {
-	s := &store{capacity: capacity, log: log, index: map[string]int{}}
+	s := &store{capacity: capacity, log: log, turn: make(chan bool, 1), index: map[string]int{}}
 	if path == "" {
 		return s, nil
 	}
@@ -144,7 +144,7 @@ func (s *store) add(task *Task) error {
 // error is final: after a failed sync, the kernel may drop what it could not write, and report the
 // next sync as a success.
 func (s *store) commit(b *batch) {
-	s.turn.Lock()
+	s.turn <- true
 	s.mu.Lock()
 	s.next = nil // whoever comes from now on waits for the next batch
 	s.busySince = time.Now()
@@ -167,7 +167,7 @@ func (s *store) commit(b *batch) {
 		}
 	}
 	s.mu.Unlock()
-	s.turn.Unlock()
+	<-s.turn
 	close(b.done)
 
 	if news != nil { // told last: the log may hang, too
@@ -300,18 +300,11 @@ func (f *dataFile) append(tasks []*Task) error {
 	for _, task := range tasks {
 		json.NewEncoder(&lines).Encode(task) // cannot fail: it has texts only
 	}
-	var written int
-	var err error
-	if len(tasks) > 0 {
-		written, err = f.file.Write(lines.Bytes())
+	err := f.fault(f.size) // a line must not follow what is left of another
+	if err == nil && len(tasks) > 0 {
+		err = f.write(lines.Bytes())
 	}
-	if len(tasks) > 0 && err == nil {
-		err = f.file.Sync()
-	}
-	if err != nil {
-		f.cutBack(int64(written))
-	} else {
-		f.size += int64(written)
+	if err == nil {
 		err = f.fault(f.size)
 	}
 	if err != nil {
@@ -320,14 +313,23 @@ func (f *dataFile) append(tasks []*Task) error {
 	return nil
 }
 
-// cutBack takes back what a failed write or sync has left behind the last synced line, as well as
-// that can be done. Otherwise, a restart would read it from the memory of the kernel as if it were
-// on the disk. If anybody else has changed the file, nothing of it is touched.
-func (f *dataFile) cutBack(written int64) {
-	if f.fault(f.size+written) == nil {
+// write writes lines and syncs them. If it fails, it takes them back, as well as that can be done.
+// Otherwise, a restart would read them from the memory of the kernel as if they were on the disk.
+// But if anybody else has changed the file, nothing of it is touched.
+func (f *dataFile) write(lines []byte) error {
+	written, err := f.file.Write(lines)
+	if err == nil {
+		err = f.file.Sync()
+	}
+	end := f.size + int64(written)
+	switch {
+	case err == nil:
+		f.size = end
+	case f.fault(end) == nil:
 		f.file.Truncate(f.size)
 		f.file.Sync()
 	}
+	return err
 }
 
 // fault says what is wrong, or returns nil if the path leads to the open file, and it has this size.
