@@ -1,8 +1,10 @@
 # Both guides: every command block runs as it is written, on a throw-away host with a real systemd, or says in the line
 # before it why not. The guides have the same blocks under the same headings, so that the English one speaks for both.
-# README.md's table of the replaced program's commands is run there as well.
-need systemd-container openssl apache2-utils nginx-light rsyslog logrotate psmisc supervisor prometheus prometheus-alertmanager \
-  bc procps net-tools
+# MIGRATION.md's table of the replaced program's commands is run there as well.
+# The packages are those that the guide says to install, and what else its commands and this part need.
+# shellcheck disable=SC2046 # these are packages
+need systemd-container libnss-systemd supervisor apache2-utils bc net-tools $(sed -n '/^apt-get install /,/[^\\]$/p' "$deploy/OPERATIONS.md" |
+  tr -d '\\' | xargs -n 1 | grep -vE '^(apt-get|install|-.*)$')
 
 guides=$work/guides
 host=$work/host
@@ -162,9 +164,9 @@ old_commands() {
 }
 old_script() { old_blocks bash | awk '/^\f/ { on = 0 } /^#!/ { on = 1 } on'; }
 
-# table COLUMN: a column of README.md's table, a cell a line. "|" inside a cell is written "\|" there.
+# table COLUMN: a column of MIGRATION.md's table, a cell a line. "|" inside a cell is written "\|" there.
 table() {
-  sed -n "/^## The guide's commands/,/^## L/p" "$repo/README.md" | grep '^| ' | tail -n +2 |
+  grep '^| ' "$deploy/MIGRATION.md" | tail -n +2 |
     sed 's/\\|/\x01/g' | awk -F ' *\\| *' -v column="$(($1 + 1))" '{ print $column }' | sed 's/\x01/|/g'
 }
 
@@ -197,9 +199,9 @@ rows() {
   done
 }
 
-check "README.md has every command of the old guide, in its order" diff "$guides/listed" <(table 1 | spans)
+check "MIGRATION.md has every command of the old guide, in its order" diff "$guides/listed" <(table 1 | spans)
 # shellcheck disable=SC2016
-check "README.md says for each what it is now" eval '! rows 2 | grep -E "^[A-Z]+ *$" && [ "$(rows 2 | wc -l)" -eq "$(wc -l <"$guides/listed")" ]'
+check "MIGRATION.md says for each what it is now" eval '! rows 2 | grep -E "^[A-Z]+ *$" && [ "$(rows 2 | wc -l)" -eq "$(wc -l <"$guides/listed")" ]'
 if [ -e "$old_guide" ]; then
   check "the old guide has these commands and no other" diff <(old_commands) "$guides/listed"
   check "the old guide's health_monitor.sh is the one that is run here" diff <(old_script) "$guides/health_monitor.sh"
@@ -207,7 +209,7 @@ else
   skip "a comparison with the old guide itself" "it is not beside this repository"
 fi
 
-# Its headings in their order, without their pictures. What was for later is there now, and it is Go.
+# Its headings, without their pictures, with plain brackets and one blank. What was for later is there now, and it is Go.
 cat >"$guides/headings" <<'END'
 ## 概要
 ## デプロイメント手順
@@ -219,12 +221,12 @@ cat >"$guides/headings" <<'END'
 #### セキュリティ設定
 ## 運用手順
 ### 日常運用チェック
-#### 1. ヘルスチェック（推奨: 1日1回）
+#### 1. ヘルスチェック(推奨: 1日1回)
 #### 2. システムリソース監視
 #### 3. ログ確認
 ### メンテナンス手順
 #### アプリケーション再起動
-#### データ確認・クリア（開発・テスト用）
+#### データ確認・クリア(開発・テスト用)
 ### アップデート手順
 #### 1. 依存関係更新
 #### 2. アプリケーション更新
@@ -257,7 +259,7 @@ cat >"$guides/headings" <<'END'
 ### エスカレーション基準
 END
 old_headings() {
-  grep -E '^#{2,4} ' "$old_guide" | sed -E 's/ (📋|🚀|🔧|📊|🚨|📈|🔒|📞) / /; s/（将来拡張用）//; s/Python設定/Go設定/'
+  grep -E '^#{2,4} ' "$old_guide" | sed -E 's/ (📋|🚀|🔧|📊|🚨|📈|🔒|📞) / /; s/（将来拡張用）//; s/Python設定/Go設定/; s/（/(/; s/）/)/'
 }
 
 # Its last chapter: whom to call, and when.
@@ -276,27 +278,39 @@ cat >"$guides/escalation" <<'END'
 - セキュリティ侵害の疑い
 - データ破損・消失
 **レベル2エスカレーション**:
-- エラー率 > 5%
+- エラー率 > 5 %
 - レスポンス時間 > 1秒
 - ヘルスチェック連続失敗
 **レベル1対応**:
-- CPU/メモリ使用率 > 80%
+- CPU/メモリ使用率 > 80 %
 - ログファイル増大
 - 軽微な設定変更
 END
-old_escalation() { sed -n '/^## .*エスカレーション/,/^---/p' "$old_guide" | grep -E '^(\*\*|- )'; }
+old_escalation() { sed -n '/^## .*エスカレーション/,/^---/p' "$old_guide" | grep -E '^(\*\*|- )' | sed 's/%/ %/'; }
 
 # has_all FILE GUIDE: the guide has all lines of FILE, in their order.
 has_all() { ! diff "$1" <(awk '/^```/ { code = !code } !code' "$deploy/$2") | grep '^<'; }
 
-# chapters GUIDE TITLE…: these are the chapters of the guide, in this order.
-chapters() { diff <(printf '%s\n' "${@:2}") <(sed -n 's/^## //p' "$deploy/$1"); }
+# finds_chapters GUIDE: its table of contents has each chapter of the old guide by number and name, once, with a link.
+finds_chapters() { diff <(sed -n 's/^## //p' "$guides/headings" | nl -w 1 -s ' ') <(sed -nE 's/^\| \[.*\]\(#.*\) \| .* \| ([1-8] .*) \|$/\1/p' "$deploy/$1" | sort); }
+# contents GUIDE: and its own chapters, in their order.
+contents() { diff <(sed -nE 's/^\| \[([^]]*)\]\(#.*/\1/p' "$deploy/$1") <(sed -n 's/^## //p' "$deploy/$1" | tail -n +2); }
+# finds_headings: each heading of the old guide is one here, or stands in the table of contents.
+finds_headings() {
+  local heading
+  while read -r _ heading; do
+    grep -qxE "#+ $(sed 's/[.()]/\\&/g' <<<"$heading")" "$deploy/OPERATIONS.ja.md" || grep '^| \[' "$deploy/OPERATIONS.ja.md" | grep -F "「$heading」" ||
+      { echo "not found: $heading"; return 1; }
+  done <"$guides/headings"
+}
+single() { ! awk '/^```/ { code = !code } !code && /^#/ { sub(/^#+ /, ""); print }' "$deploy/$1" | sort | uniq -d | grep .; }
 
-check "OPERATIONS.md: the chapters of the old guide, in its order" chapters OPERATIONS.md Overview Deployment Operation \
-  'Monitoring and alerts' Troubleshooting Performance Security Escalation
-check "OPERATIONS.ja.md: the chapters of the old guide, in its order" chapters OPERATIONS.ja.md 概要 デプロイメント手順 運用手順 \
-  監視・アラート トラブルシューティング パフォーマンス最適化 セキュリティ エスカレーション
-check "OPERATIONS.ja.md: every heading of the old guide, in its order" has_all "$guides/headings" OPERATIONS.ja.md
+for guide in OPERATIONS.md OPERATIONS.ja.md; do
+  check "$guide: where each chapter of the old guide has gone" finds_chapters $guide
+  check "$guide: its own chapters are in the table of contents" contents $guide
+  check "$guide: no two headings are the same" single $guide
+done
+check "OPERATIONS.ja.md: where each heading of the old guide has gone" finds_headings
 check "OPERATIONS.ja.md: contacts and criteria as in the old guide" has_all "$guides/escalation" OPERATIONS.ja.md
 check "OPERATIONS.md: the same contacts" diff <(grep -o '[a-z-]*@example.com$' "$guides/escalation") <(sed -nE 's/^- \*\*contact\*\*: //p' "$deploy/OPERATIONS.md")
 if [ -e "$old_guide" ]; then
@@ -458,13 +472,13 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
 # start_foreground FILE: starts a block that runs until it is stopped.
 start_foreground() { background foreground on_host HOST_PROC=/etc/calm-proc bash -euo pipefail -c "$(cat "$1")"; }
 
-# run_rows COLUMN: runs a column of README.md's table. A curl that gets an error fails; a grep may find nothing.
+# run_rows COLUMN: runs a column of MIGRATION.md's table. A curl that gets an error fails; a grep may find nothing.
 run_rows() {
   local kind command block what row=0 foreground=
   while read -r kind command <&3; do
     row=$((row + 1))
-    block=$guides/README.$1.$row
-    what="README.md: ${command//⏎/; }"
+    block=$guides/MIGRATION.$1.$row
+    what="MIGRATION.md: ${command//⏎/; }"
     echo "${command//⏎/$'\n'}" >"$block"
     case $kind in
       NETWORK) check "$what is a script, not run: it needs the network" bash -n "$block" ;;
@@ -525,17 +539,73 @@ before() {
   case $(cat "$1") in
     line=2*) check "a damaged data file: the start ends, says which line, and changes nothing" damage ;;
     *'df -h /var/lib /var/log'*) check "a full disk: no task is taken, and readiness says so" fill_disk ;;
+    evidence=*) check "a service that hangs: the evidence is collected all the same, within 40 seconds" hangs "$1" ;;
+    'fuser -v'*) check "a second service with the same file ends with one line, which says so" is_second ;;
   esac
 }
 after() {
   case $(cat "$1") in
+    *taskapi-backup*'wc -l'*) check "a disk that is full: the copy of last week stays, and nothing half" fills_backup ;;
+    *'conf.d/taskapi.conf'*'nginx -t'*) check "nginx has nothing against it, and speaks HTTP/2" speaks_http2 ;;
+    *--checkend*) check "a certificate that ends within 30 days is noticed" ends_soon ;;
     line=2*systemctl*) check "the data file is whole again" whole ;;
-    *tasks-replaced*) check "the restored file has its owner from there: systemd does not correct it" needs_owner ;;
+    *tasks-replaced*)
+      check "the restored file has its owner from there: systemd does not correct it" needs_owner
+      check "a file that was removed under the service: written down and restored, it has every task" removed "$1"
+      ;;
     *'df -h /var/lib /var/log'*)
       check "the log has one line of level CRITICAL about it" one_critical
       check "room and a restart: it takes tasks again, and none is lost" make_room
       ;;
   esac
+}
+# with BACKUP BLOCK: the block, with BACKUP instead of the newest one.
+with() { sed "s|^backup=.*|backup=$1|" "$2" >"$guides/with" && run "$guides/with"; }
+# removed RESTORE: as the guide says under "deleted, replaced or changed": no restart, the tasks are written down, then restored.
+removed() {
+  local before
+  on_host rm "$data" && until_true 10 ready 503 || return
+  before=$(stored)
+  run "$(grep -l tasks-before-restart "$guides"/OPERATIONS.md.*)" && with /var/backups/taskapi/tasks-before-restart.jsonl "$1" || return
+  echo "$before tasks before, $(stored) now"
+  [ "$before" -gt 0 ] && [ "$(stored)" -ge "$before" ]
+}
+# fills_backup: the line of cron, on a disk without room and on one that has some.
+by_cron() {
+  local line
+  line=$(on_host sed -n 's/^17 3 \* \* \* root //p' /etc/cron.d/taskapi-backup)
+  on_host sh -c "${line//\\%/%}"
+}
+fills_backup() {
+  local left
+  on_host mount -t tmpfs -o size=16k tmpfs /var/backups/taskapi
+  on_host bash -c 'cd /var/backups/taskapi && echo good >tasks-$(date +%a).jsonl; cat /dev/zero >full'
+  by_cron
+  left=$(on_host bash -c 'cd /var/backups/taskapi && rm full && ls && cat *')
+  on_host umount /var/backups/taskapi
+  echo "$left"
+  [ "$left" = "tasks-$(on_host date +%a).jsonl"$'\ngood' ] && by_cron && on_host bash -c '
+    cd /var/backups/taskapi && [ ! -e new ] && [ -s tasks-$(date +%a).jsonl ] && cat tasks-$(date +%a).jsonl | cmp -n $(stat -c %s tasks-$(date +%a).jsonl) - '"$data"
+}
+# hangs EVIDENCE: the service answers nothing. What there is, is in the archive, and what there is not, too.
+hangs() {
+  local began=$SECONDS
+  on_host systemctl kill --kill-whom=main --signal=STOP taskapi.service
+  run "$1" && [ $((SECONDS - began)) -le 40 ] && on_host bash -c 'cd /var/backups/taskapi && tar -xzOf "$(ls evidence-*.tar.gz | tail -n 1)" --wildcards "*/journal.txt" "*/missing.txt"' >"$guides/evidence"
+  on_host systemctl kill --kill-whom=main --signal=CONT taskapi.service
+  grep -c msg=serving "$guides/evidence" && grep -x 'no health.json' "$guides/evidence" && on_host bash -c 'rm -r /var/backups/taskapi/evidence-*' &&
+    until_true 10 ready 200
+}
+is_second() { ! on_host timeout 20 taskapi -addr 127.0.0.1:8001 -data-file "$data" >"$guides/second" 2>&1 && cat "$guides/second" && grep 'another process has it' "$guides/second" && ready 200; }
+speaks_http2() {
+  local said
+  said=$(on_host nginx -t -q 2>&1)
+  echo "$said"
+  [ -z "$said" ] && [ "$(on_host curl -sk -o /dev/null -w '%{http_version}' https://127.0.0.1/health)" = 2 ]
+}
+ends_soon() {
+  on_host openssl req -x509 -newkey rsa:2048 -nodes -days 29 -subj /CN=a -keyout /dev/null -out /tmp/soon.pem 2>/dev/null
+  ! on_host openssl x509 -checkend 2592000 -noout -in /tmp/soon.pem
 }
 data=/var/lib/taskapi/tasks.jsonl
 halt() { on_host systemctl stop taskapi.socket taskapi.service; }
@@ -620,6 +690,12 @@ background client on_host bash -c 'while sleep 0.05; do
   curl -s -o /dev/null -H "Authorization: Bearer $(cat /etc/taskapi/token)" --json "{\"task_name\": \"a client\"}" http://127.0.0.1:8000/api/tasks
 done'
 
+# as_a_host_meets_them: what the guide begins with, the trouble of a night, needs a host that is installed and in operation.
+as_a_host_meets_them() {
+  awk '/^## / { chapter = substr($0, 4 + length($2) + 1) } { print > ("'"$guides/chapter."'" (chapter ~ /^Deployment$/ ? 1 : chapter ~ /^(Operation|Monitoring and alerts)$/ ? 2 : 3)) }' "$guides/OPERATIONS.md" &&
+    cat "$guides"/chapter.[123]
+}
+
 run_rows 2
 foreground=
 while read -r kind line rest <&3; do
@@ -640,7 +716,7 @@ while read -r kind line rest <&3; do
       until_true 60 on_host curl -fsS http://127.0.0.1:8000/health >/dev/null 2>&1
       ;;
   esac
-done 3<"$guides/OPERATIONS.md"
+done 3< <(as_a_host_meets_them)
 run_rows 3
 # The client has to end first: the container cannot, with a process in it that was not started there.
 kill -KILL -- "-$(cat "$work/client.pid")" && wait "$(cat "$work/client.pid")" 2>/dev/null
