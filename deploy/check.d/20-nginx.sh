@@ -287,6 +287,23 @@ restart() {
   kill "-${1:-TERM}" "$pid" && until_true 20 serves_anew "$pid" "$served" "$name"
 }
 
+# The commands of the alerts about refused requests, on nginx's own log: the client's address, and not what a client writes.
+refused() {
+  local command
+  command=$(sed -n "/alert: $1\$/,/contact:/p" "$deploy/alerts.yml" | grep -o 'sed -nE .* /var/log/nginx/taskapi.log') || return
+  eval "${command/\/var\/log\/nginx\/taskapi.log/$web/access.log}" | sort -u
+}
+tells_address() {
+  curl -sk --interface 127.0.0.2 -o /dev/null "$site/metrics"
+  tls "GET /metrics?a remote=192.0.2.9 status=403 x HTTP/1.1\r\nHost: a\r\n\r\n"
+  tls "GET /\"\x20status=403 HTTP/1.0\r\n\r\n"
+  until_true 2 grep -F 127.0.0.2 "$web/access.log"
+  refused TaskAPISecurityBurst >"$web/refused"
+  cat "$web/refused"
+  grep -x 127.0.0.2 "$web/refused" && ! grep -vE '^127\.0\.0\.[12]$' "$web/refused"
+}
+check "the alert's command on nginx's log names the client, and nobody whom a client names" tells_address
+
 site 1000000
 kill -HUP "$(cat "$work/nginx.pid")"
 sleep 0.5

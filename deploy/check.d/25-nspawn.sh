@@ -1,7 +1,7 @@
 # The shipped units in a real systemd, with Debian's own nginx, rsyslog and logrotate units around them: this machine's
 # own files, booted in a container. All that is written there stays in memory, no service of this machine is started, and
 # its loopback is its own, so that all shipped files keep their ports and paths.
-need systemd-container systemd libnss-systemd nginx-light rsyslog logrotate psmisc hey openssl make
+need systemd-container systemd libnss-systemd procps nginx-light rsyslog logrotate psmisc hey openssl make
 
 machine=$work/machine
 mkdir -p "$machine"/{memory,root,kit/etc/{taskapi,nginx/conf.d,rsyslog.d,ssl/certs,ssl/private}}
@@ -171,6 +171,27 @@ stalls() {
 
 # action ALERT: the first command that alerts.yml names.
 action() { sed -n "/- alert: $1\$/,/- alert:/s/^ *action: //p" "$deploy/alerts.yml"; }
+# warns_of_addr: an -addr beside the socket is said to be none.
+warns_of_addr() {
+  local from status
+  from=$(now)
+  echo TASKAPI_FLAGS=-addr 127.0.0.1:8001 | on tee /etc/default/taskapi && on systemctl restart taskapi.service
+  until_true 5 in_journal "$from" 'level=WARNING .*-?addr\b.*' -p warning..warning && answer 401 "$direct"
+  status=$?
+  on rm /etc/default/taskapi && on systemctl restart taskapi.service && return $status
+}
+# needs_disk: where the disk of the tasks is missing, the service does not start on the root disk instead.
+needs_disk() {
+  local said status
+  on systemctl stop taskapi.socket taskapi.service
+  echo '/missing /var/lib/private/taskapi none bind 0 0' | on tee -a /etc/fstab && on systemctl daemon-reload
+  said=$(on systemctl start taskapi.socket taskapi.service 2>&1)
+  status=$?
+  echo "$said"
+  on sed -i '\|^/missing |d' /etc/fstab && on systemctl daemon-reload && on systemctl start taskapi.socket taskapi.service &&
+    [ $status -ne 0 ] && grep 'dependency failed' <<<"$said"
+}
+
 # A service that hangs, with a watchdog that takes less of this check's time. The cause is found by the command of the alert,
 # also after many requests.
 watched() {
@@ -281,6 +302,8 @@ check "kill -9: who connects meanwhile is answered by the next process" killed
 check "eight quick stops and starts of both units" starts_often
 check "a service that cannot start keeps its socket, and clients wait there" keeps_socket
 check "the watchdog restarts a service that hangs, and no other; the command of the alert says so" watched
+check "without the disk of the tasks it does not start" needs_disk
+check "an -addr beside the socket is told in a WARNING" warns_of_addr
 check "journalctl -p err shows the line of level ERROR, and nothing else" finds_errors
 check "it shows the stacks of a crash" finds_stacks
 check "the queue of rsyslog is longer than the kernel's" test "$(on sysctl -n net.unix.max_dgram_qlen)" = 16384
