@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Package: github.com/shirou/gopsutil/v3 v3.24.5
+# Input: a process with a pid namespace of its own and HOST_PROC at the host's /proc, as a container gets it that shows
+#   readings of its host. Needs root.
+# Behaviour: process.NewProcess(os.Getpid()) looks up the pid of the inner namespace in the host's /proc and describes
+#   whoever has that number there, without an error. (The own /proc can be given in a context: common.EnvKey with
+#   HostProcEnvKey.)
+# Seen: HOST_PROC unset: pid 1 is the program itself
+# Seen: HOST_PROC set: pid 1 is another process, error <nil>
+# Date: 2026-11-30
+set -euo pipefail
+expected=$(sed -n 's/^# Seen: //p' "$0")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+export GOMODCACHE=$work/mod GOFLAGS='-mod=mod -modcacherw -trimpath'
+go mod init finding 2>/dev/null
+go mod edit -require=github.com/shirou/gopsutil/v3@v3.24.5
+cat >main.go <<'END'
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/shirou/gopsutil/v3/process"
+)
+
+func main() {
+	p, err := process.NewProcess(int32(os.Getpid()))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	name, err := p.Name()
+	if name == "finding" {
+		fmt.Printf("%s: pid %d is the program itself\n", os.Args[1], p.Pid)
+	} else {
+		fmt.Printf("%s: pid %d is another process, error %v\n", os.Args[1], p.Pid, err)
+	}
+}
+END
+go build -o finding . 2>build.log || { cat build.log; exit 2; }
+
+mkdir hostproc
+seen=$(unshare --mount --pid --fork bash -ec '
+  mount --rbind /proc hostproc
+  mount -t proc proc /proc
+  exec ./finding "HOST_PROC unset"')
+seen+=$'\n'$(unshare --mount --pid --fork bash -ec '
+  mount --rbind /proc hostproc
+  mount -t proc proc /proc
+  HOST_PROC=$PWD/hostproc exec ./finding "HOST_PROC set"')
+echo "$seen"
+[ "$seen" = "$expected" ] || { echo 'CHANGED: not what the header says' >&2; exit 1; }
