@@ -43,11 +43,70 @@ none() {
   jq -c "$1" "$dashboard" >"$work/found" && cat "$work/found" && [ ! -s "$work/found" ]
 }
 
+# strict FILE: Grafana's own SDK for Go reads the dashboard, with the panels of the kinds that are used here. It misses
+# nothing in it, and knows all of it.
+sdk=$work/sdk
+strict_reader() {
+  mkdir -p "$sdk" && cd "$sdk" && cat >main.go <<'GO'
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/grafana/grafana-foundation-sdk/go/cog"
+	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
+	"github.com/grafana/grafana-foundation-sdk/go/stat"
+	"github.com/grafana/grafana-foundation-sdk/go/text"
+	"github.com/grafana/grafana-foundation-sdk/go/timeseries"
+)
+
+func main() {
+	known := cog.NewRuntime()
+	known.RegisterPanelcfgVariant(stat.VariantConfig())
+	known.RegisterPanelcfgVariant(text.VariantConfig())
+	known.RegisterPanelcfgVariant(timeseries.VariantConfig())
+	file, err := os.ReadFile(os.Args[1])
+	if err == nil {
+		err = new(dashboard.Dashboard).UnmarshalJSONStrict(file)
+	}
+	if err != nil && err.Error() != "" { // without a fault it is a list of none, which is not nil
+		fmt.Println(err)
+		os.Exit(1)
+	}
+}
+GO
+  go mod init sdk && go get github.com/grafana/grafana-foundation-sdk/go@v0.0.22 && go build -o sdk .
+}
+strict() { "$sdk/sdk" "$1"; }
+
+# not_strict FROM TO: the dashboard with FROM replaced by TO is refused.
+not_strict() {
+  sed "s/$1/$2/" "$dashboard" >"$work/wrong.json"
+  jq empty "$work/wrong.json" && ! cmp -s "$dashboard" "$work/wrong.json" && ! strict "$work/wrong.json"
+}
+
+# longest_pause: the panel has the longest pause and those below it, as Prometheus 2 writes their label, and as Prometheus 3
+# does. A selector is anchored at both ends.
+longest_pause() {
+  local wanted quantile
+  wanted=$(jq -r '.panels[] | select(.title == "Garbage collection").targets[].expr' "$dashboard" | sed -n 's/.*quantile=~"\([^"]*\)".*/\1/p')
+  echo "$wanted"
+  for quantile in 0.5 0.75 1 1.0; do grep -qxE "$wanted" <<<$quantile || return; done
+  for quantile in 0 0.0 0.25 10; do ! grep -qxE "$wanted" <<<$quantile || return; done
+}
+
 mkdir -p "$npm"
 check "npm installs Grafana's types" npm install --silent --no-audit --no-fund --prefix "$npm" @grafana/schema@13.2.3 typescript@7.0.2
 check "the dashboard has Grafana's types" typed "$dashboard"
 check "a panel option that is wrong is noticed" catches '"graphMode": "none"' '"graphMode": "nothing"'
 check "a panel option that does not exist is noticed" catches '"thresholdsStyle"' '"thresholdStyle"'
+check "Grafana's SDK for Go builds" strict_reader
+check "it reads the dashboard, and is strict" strict "$dashboard"
+check "it misses what is missing" not_strict '"annotations": {"list": \[\]},' ''
+check "it misses what is missing in a panel" not_strict '"orientation": "auto",' ''
+check "it does not know what does not exist" not_strict '"graphTooltip"' '"graphToolTip"'
+check "the longest pause of the collector is drawn, whatever Prometheus calls it" longest_pause
 check "its schema version is 39 to 42" none 'select(.schemaVersion < 39 or .schemaVersion > 42).schemaVersion'
 check "panel ids are unique" none '.panels | group_by(.id)[] | select(length > 1) | map(.title)'
 check "query ids are unique in each panel" none '.panels[] | select(.targets | . != null and length != (map(.refId) | unique | length)).title'
