@@ -3,10 +3,10 @@
 GO          ?= go
 PREFIX      ?= /usr/local
 UNITDIR     ?= $(PREFIX)/lib/systemd/system
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 FUZZTIME    ?= 10s
-MAXCODE     := 1450
+MAXCODE     ?= 1700
 
 # The race detector needs a C compiler; where there is none, the tests run without it and say so.
 RACE := $(shell test "$$($(GO) env CGO_ENABLED)" = 1 && echo -race)
@@ -56,13 +56,11 @@ size: ## hold the code against its limits: lines, columns, comments, functions
 	atmost() { echo "$$1: $$2 of $$3"; test "$$2" -le "$$3"; }; \
 	code=$$(count $(SERVICE)); comments=$$(cat $(SERVICE) | grep -cE '(^|[[:space:]])// '); \
 	atmost "lines of code in the service" $$code $(MAXCODE) && \
-	atmost "lines of code in main.go" $$(count main.go) 480 && \
-	atmost "lines of code in the tests" $$(count handlers_test.go) 2200 && \
 	atmost "lines over 100 columns" $$(expand -t 4 *.go | awk 'length > 100' | wc -l) 0 && \
 	atmost "a fifth of the code, in lines of comment" $$((code / 5)) $$comments && \
 	atmost "lines of code in the longest function" $$(cat $(SERVICE) | \
 		awk '/^func/ { n = 0; on = !/}$$/ } on && !/^[[:space:]]*($$|\/\/)/ { n++ } \
-		/^}/ { on = 0 } n > max { max = n } END { print max }') 60
+		/^}/ { on = 0 } n > max { max = n } END { print max }') 45
 
 check-deploy: ## prove deploy/ with the real programs (Debian, as root; DEBIAN=trixie: in a Debian 13)
 	$(if $(DEBIAN),deploy/check-on.sh $(DEBIAN),deploy/check.sh)
