@@ -681,8 +681,10 @@ func (s *service) serve(ctx context.Context, ln net.Listener, hangups <-chan os.
 	s.startSensors(background)
 	go every(background, sampleInterval, s.store.verify)
 	if s.tlsCert != "" {
-		certificates := []tls.Certificate{s.certificate}
-		ln = tls.NewListener(ln, &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12})
+		ln = tls.NewListener(ln, &tls.Config{
+			Certificates: []tls.Certificate{s.certificate},
+			MinVersion:   tls.VersionTLS12,
+		})
 	}
 	server := s.newServer()
 	defer server.Close() // cuts off what finish no longer waits for

@@ -31,11 +31,9 @@ import (
 	"unicode/utf8"
 )
 
-// idAlphabet has no vowels of "error" and "critical", so that no word for which operators search
+// idEncoding lacks the vowels of "error" and "critical", so that no word for which operators search
 // the log can be in an id by chance.
-const idAlphabet = "0123456789abcdfghjklmnpqrstvwxyz"
-
-var idEncoding = base32.NewEncoding(idAlphabet).WithPadding(base32.NoPadding)
+var idEncoding = base32.NewEncoding("0123456789abcdfghjklmnpqrstvwxyz").WithPadding(base32.NoPadding)
 
 // newID returns an id that nobody can guess: 128 random bits.
 func newID() string {
@@ -308,9 +306,9 @@ func (f *dataFile) append(tasks []*Task) error {
 		err = f.fault(f.size)
 	}
 	if err != nil {
-		return fmt.Errorf("the data file has failed: %w", cmp.Or(errors.Unwrap(err), err))
+		err = fmt.Errorf("the data file has failed: %w", cmp.Or(errors.Unwrap(err), err))
 	}
-	return nil
+	return err
 }
 
 // write writes lines and syncs them. If it fails, it takes them back, as well as that can be done.
@@ -322,28 +320,24 @@ func (f *dataFile) write(lines []byte) error {
 		err = f.file.Sync()
 	}
 	end := f.size + int64(written)
-	switch {
-	case err == nil:
+	if err == nil {
 		f.size = end
-	case f.fault(end) == nil:
+	} else if f.fault(end) == nil {
 		f.file.Truncate(f.size)
 		f.file.Sync()
 	}
 	return err
 }
 
-// fault says what is wrong, or returns nil if the path leads to the open file, and it has this size.
+// fault returns nil if the path leads to the open file, and that has this size.
 func (f *dataFile) fault(size int64) error {
 	there, err := os.Stat(f.path)
 	if err != nil {
 		return err
 	}
 	opened, err := f.file.Stat()
-	if err == nil && !os.SameFile(there, opened) {
-		err = errors.New("another file was put in its place")
-	}
-	if err == nil && there.Size() != size {
-		err = fmt.Errorf("something else wrote to it: %d bytes instead of %d", there.Size(), size)
+	if err == nil && (!os.SameFile(there, opened) || there.Size() != size) {
+		err = errors.New("another program has replaced or changed it")
 	}
 	return err
 }
@@ -361,21 +355,25 @@ const (
 // valid. It needs no lock, because nobody else knows the store yet.
 func (s *store) restore(ctx context.Context) error {
 	start := time.Now()
-	info, err := s.file.file.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return errors.New("is no regular file")
+	f := s.file
+	info, err := f.file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("is no regular file")
 	}
-	if err := s.file.takeLock(s.log); err != nil {
-		return err
+	if err == nil {
+		err = f.takeLock(s.log)
 	}
-	if err := s.readLines(ctx); err != nil {
-		return err
+	if err == nil {
+		err = s.readLines(ctx)
 	}
-	if err := s.file.file.Sync(); err != nil {
+	if err == nil {
+		err = f.file.Sync()
+	}
+	if err != nil {
 		return err
 	}
 	// If the file is new, its name survives a power cut only in a folder that is synced.
-	if err := s.file.syncFolder(filepath.Dir(s.file.path)); err != nil {
+	if err := f.syncFolder(filepath.Dir(f.path)); err != nil {
 		s.log.Warn("the folder of the data file cannot be synced", "cause", err)
 	}
 	s.restored = len(s.tasks)
@@ -383,23 +381,23 @@ func (s *store) restore(ctx context.Context) error {
 	return nil
 }
 
-// readLines reads the file to its end, and mends that.
+// readLines reads the tasks of the file, line by line, to its end, and mends that.
 func (s *store) readLines(ctx context.Context) error {
 	reader := bufio.NewReaderSize(s.file.file, maxTorn)
 	parser := &lineParser{}
 	for ctx.Err() == nil {
 		line, err := reader.ReadSlice('\n') // valid until the next call
-		switch err {
-		case nil, bufio.ErrBufferFull:
-			err = s.readLine(parser, line)
-		case io.EOF:
+		isEnd := err == io.EOF
+		if isEnd {
 			err = s.mendEnd(parser, line)
-			if err == nil {
-				return nil
-			}
+		} else if err == nil || err == bufio.ErrBufferFull {
+			err = s.readLine(parser, line)
 		}
 		if err != nil {
 			return fmt.Errorf("line %d: %w", len(s.tasks)+1, err)
+		}
+		if isEnd {
+			return nil
 		}
 	}
 	return ctx.Err()
@@ -408,11 +406,11 @@ func (s *store) readLines(ctx context.Context) error {
 // readLine takes the task in a line.
 func (s *store) readLine(parser *lineParser, line []byte) error {
 	task, err := parser.parse(line)
-	if err == nil && s.index[task.ID] > 0 {
-		err = errors.New("its task_id is there twice")
-	}
 	if err != nil {
 		return err
+	}
+	if s.index[task.ID] > 0 {
+		return errors.New("its task_id is there twice")
 	}
 	s.put(task)
 	s.file.size += int64(len(line))
@@ -433,17 +431,17 @@ func (s *store) mendEnd(parser *lineParser, end []byte) error {
 	text := bytes.TrimRight(end, "\x00")
 	isBeginning := bytes.HasPrefix(text, []byte(lineBeginning)) ||
 		strings.HasPrefix(lineBeginning, string(text))
-	switch {
-	case json.Valid(text):
-		if err := s.readLine(parser, append(text, '\n')); err != nil {
-			return err
+	if json.Valid(text) {
+		err := s.readLine(parser, append(text, '\n'))
+		if err == nil {
+			err = f.file.Truncate(f.size - 1) // cuts off zeros after it
 		}
-		err := f.file.Truncate(f.size - 1) // cuts off zeros after it
 		if err == nil {
 			_, err = f.file.Write([]byte{'\n'})
 		}
 		return err
-	case !isBeginning, len(text) > maxLine:
+	}
+	if !isBeginning || len(text) > maxLine {
 		return errors.New("is neither a task nor the beginning of one")
 	}
 	s.log.Warn("cutting off a torn last line", "file", f.path, "bytes", len(end))
