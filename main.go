@@ -687,7 +687,6 @@ func (s *service) serve(ctx context.Context, ln net.Listener, hangups <-chan os.
 		})
 	}
 	server := s.newServer()
-	defer server.Close() // cuts off what finish no longer waits for
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
 	s.logStart(ln.Addr().String())
@@ -710,7 +709,10 @@ func (s *service) serve(ctx context.Context, ln net.Listener, hangups <-chan os.
 	s.log.Info("stopping", "cause", context.Cause(ctx))
 	time.Sleep(s.drain)
 	ln.Close()
-	return s.finish()
+	err := s.finish()
+	server.Close() // cuts off what finish no longer waits for
+	s.log.Info("stopped")
+	return err
 }
 
 // feedWatchdog tells systemd twice in the time of its watchdog that the store can be read
@@ -776,7 +778,6 @@ func (l serverLog) Write(line []byte) (int, error) {
 // closes an idle connection at once, and drops what it then reads from a new one. Here, both have
 // that half second to send it.
 func (s *service) finish() error {
-	defer s.log.Info("stopped")
 	start := time.Now()
 	quiet := start
 	for time.Since(quiet) < 500*time.Millisecond {
