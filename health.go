@@ -324,8 +324,8 @@ func readMemory() (usage, error) {
 }
 
 // readDisk reads how full the file system of -disk-path is, as df prints it: of what programs
-// without privileges can use. Under FUSE and virtiofs, gopsutil counts blocks in another unit than df, so
-// the bytes are not known there; the percentage is right.
+// without privileges can use. Under FUSE and virtiofs, gopsutil counts blocks in another unit than
+// df, so the bytes are not known there; the percentage is right.
 func (c config) readDisk() (usage, error) {
 	d, err := disk.Usage(c.diskPath)
 	// FreeBSD may have less than nothing left, which wraps around.

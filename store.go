@@ -31,9 +31,11 @@ import (
 	"unicode/utf8"
 )
 
-// idEncoding lacks the vowels of "error" and "critical", so that no word for which operators search
+// idAlphabet lacks the vowels of "error" and "critical", so that no word for which operators search
 // the log can be in an id by chance.
-var idEncoding = base32.NewEncoding("0123456789abcdfghjklmnpqrstvwxyz").WithPadding(base32.NoPadding)
+const idAlphabet = "0123456789abcdfghjklmnpqrstvwxyz"
+
+var idEncoding = base32.NewEncoding(idAlphabet).WithPadding(base32.NoPadding)
 
 // newID returns an id that nobody can guess: 128 random bits.
 func newID() string {
