@@ -330,7 +330,7 @@ func (x *exposition) addEach(family, labels string, samples counters) {
 // exposeMetrics: GET /metrics. What is not known is left out: 0 would be a lie, and NaN spoils
 // sums.
 func (s *service) exposeMetrics(w *reply, _ *http.Request) error {
-	x := &exposition{families: s.metrics.families}
+	x := &exposition{families: s.metrics.families, text: make([]byte, 0, 32<<10)}
 	s.metrics.exposeCounters(x)
 	s.exposeState(x, w.start)
 	s.exposeProcess(x)

@@ -160,12 +160,11 @@ func readNewTask(r *http.Request) (name, userID string, err error) {
 	}
 
 	var broken faults
-	name = broken.readText(members, "task_name", "")
-	userID = broken.readText(members, "user_id", "system")
-	for _, key := range slices.Sorted(maps.Keys(members)) {
-		isKnown := key == "task_name" || key == "user_id"
+	name = broken.takeText(members, "task_name", "")
+	userID = broken.takeText(members, "user_id", "system")
+	for _, key := range slices.Sorted(maps.Keys(members)) { // those that are left
 		rule := "is not known; known are task_name and user_id"
-		broken.require(isKnown, key, "UNKNOWN_FIELD", rule)
+		broken.require(false, key, "UNKNOWN_FIELD", rule)
 	}
 	code := validationError
 	if strings.ContainsFunc(name+userID, unicode.IsControl) {
@@ -190,14 +189,13 @@ func readBody(r *http.Request) ([]byte, error) {
 
 	// Nothing is read of a body that is known to be too large, so net/http does not ask for it
 	// with "100 Continue" (RFC 9110 section 10.1.1).
-	tooLarge := newError(bodyTooLarge, fmt.Sprint("the limit is ", maxBody, " bytes"))
-	if r.ContentLength > maxBody {
-		return nil, tooLarge
+	var body []byte
+	if r.ContentLength <= maxBody {
+		body, err = io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	switch {
-	case len(body) > maxBody:
-		return nil, tooLarge
+	case r.ContentLength > maxBody, len(body) > maxBody:
+		return nil, newError(bodyTooLarge, "the limit is 65536 bytes")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, newError(requestTimeout, "the body did not arrive in time")
 	case err != nil:
@@ -234,15 +232,16 @@ func parseObject(body []byte) (members map[string]any, err error) {
 	return members, nil // the only error left is a number out of range, which is no string anyway
 }
 
-// readText returns a member of an object without the white space around it, and adds the rules that
-// it breaks. absent is what counts if it is not there; if that is empty, it has to be. This is the
-// one place for the rules of a new text.
-func (f *faults) readText(members map[string]any, field, absent string) string {
+// takeText takes a member out of an object and returns it without white space around it. It adds
+// the rules that the text breaks. absent is what counts if the member is not there; if that is
+// empty, it has to be. This is the one place for the rules of a new text.
+func (f *faults) takeText(members map[string]any, field, absent string) string {
 	value, isGiven := members[field]
 	if !isGiven {
 		f.require(absent != "", field, "REQUIRED", "must be given")
 		return absent
 	}
+	delete(members, field)
 	given, isText := value.(string)
 	if !isText {
 		f.require(false, field, "INVALID_TYPE", "must be a string")
@@ -254,7 +253,7 @@ func (f *faults) readText(members map[string]any, field, absent string) string {
 	isClean := !strings.ContainsFunc(text, unicode.IsControl) &&
 		!strings.ContainsRune(text, utf8.RuneError) // U+FFFD, the mark of damaged text
 	f.require(strings.ContainsFunc(text, isVisible), field, "REQUIRED", "must not look empty")
-	f.require(isShort, field, "TOO_LONG", fmt.Sprint("must have at most ", maxText, " characters"))
+	f.require(isShort, field, "TOO_LONG", "must have at most 100 characters")
 	f.require(isClean, field, "INVALID_CHARACTER", "must not have control characters or U+FFFD")
 	return strings.Clone(text) // or the blanks around it would stay in memory
 }
