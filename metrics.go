@@ -198,8 +198,6 @@ var bounds = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.025, 0.1, 0.5, 1}
 // boundTexts are the bounds, and the last bucket's. Prometheus 3 would rename "1" to "1.0".
 var boundTexts = strings.Fields("0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +Inf")
 
-const durations = "http_request_duration_seconds"
-
 // metrics counts what the service has done since its start.
 type metrics struct {
 	families *families
@@ -212,15 +210,14 @@ type metrics struct {
 	failures  counters   // by error_code
 }
 
-// counters are the samples of a family, by the value of its label.
-type counters map[string]int
-
 // traffic counts the requests of one route.
 type traffic struct {
 	route   route
+	labels  string               // of its series, without the closing brace
 	codes   counters             // by status
 	buckets [len(bounds) + 1]int // above the bound before; the last is above all
 	seconds float64
+	series  []string // of the histogram, without its name: each bucket, sum and count
 }
 
 // newMetrics returns metrics in which everything that an alert may divide by is there, at 0. If a
@@ -228,35 +225,62 @@ type traffic struct {
 func newMetrics() *metrics {
 	m := &metrics{families: parseFamilies(familyTable)}
 	m.unmatched = m.newTraffic(route{Method: "other", Path: "unmatched"}, "404", "405")
-	m.failures = counters{}
-	m.events = counters{"PERFORMANCE": 0}
 	for _, code := range errorCodes {
-		m.failures[code.Name] = 0
-		m.events[code.category] = 0
+		m.events.add(code.category, 0)
+		m.failures.add(code.Name, 0)
 	}
+	m.events.add("PERFORMANCE", 0)
 	return m
 }
 
 // newTraffic makes the series of a route, with two statuses that are there at 0 before the first
 // request. Other statuses come with the first answer that has them.
 func (m *metrics) newTraffic(rt route, status, other string) *traffic {
-	t := &traffic{route: rt, codes: counters{status: 0, other: 0}}
+	t := &traffic{route: rt}
+	t.labels = `{method="` + rt.Method + `",route="` + rt.Path + `"`
+	t.codes.add(status, 0)
+	t.codes.add(other, 0)
+	for _, bound := range boundTexts {
+		t.series = append(t.series, "_bucket"+t.labels+`,le="`+bound+`"}`)
+	}
+	t.series = append(t.series, "_sum"+t.labels+"}", "_count"+t.labels+"}")
 	m.traffic = append(m.traffic, t) // without the lock: nobody counts yet
 	return t
 }
 
-// count counts one answer. An answer without category or error_code counts under "", which is not
-// shown.
+// count counts one answer.
 func (m *metrics) count(w *reply, duration time.Duration) {
 	seconds := duration.Seconds()
 	bucket, _ := slices.BinarySearch(bounds[:], seconds) // the first that is not below
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	w.traffic.codes[strconv.Itoa(w.status)]++
+	w.traffic.codes.add(strconv.Itoa(w.status), 1)
 	w.traffic.buckets[bucket]++
 	w.traffic.seconds += seconds
-	m.events[w.category]++
-	m.failures[w.errorCode]++
+	m.events.add(w.category, 1)
+	m.failures.add(w.errorCode, 1)
+}
+
+// counters are the samples of a family by the value of a label, in the order in which they came.
+// They are few: a list is as fast as a map, and need not be sorted to be shown.
+type counters []counter
+
+type counter struct {
+	label string
+	count int
+}
+
+// add counts n more for a label, and nothing without one.
+func (c *counters) add(label string, n int) {
+	for i := range *c {
+		if (*c)[i].label == label {
+			(*c)[i].count += n
+			return
+		}
+	}
+	if label != "" {
+		*c = append(*c, counter{label: label, count: n})
+	}
 }
 
 // --- The metrics as text ---
@@ -303,34 +327,36 @@ type exposition struct {
 
 // add adds a sample. suffix is what follows the name of the family, in parts: "_sum", labels, or
 // nothing. Nothing in the labels of this service needs an escape.
-func (x *exposition) add(name string, value float64, suffix ...string) {
-	if name != x.last {
-		x.text = append(x.text, x.heads[name]...)
-		x.last = name
+func (x *exposition) add(family string, value float64, suffix ...string) {
+	if family != x.last {
+		x.text = append(x.text, x.heads[family]...)
+		x.last = family
 	}
-	x.text = append(x.text, name...)
+	x.text = append(x.text, family...)
 	for _, part := range suffix {
 		x.text = append(x.text, part...)
 	}
 	x.text = append(x.text, ' ')
-	x.text = strconv.AppendFloat(x.text, value, 'f', -1, 64)
+	if count := int64(value); float64(count) == value { // most are counts, and faster to write
+		x.text = strconv.AppendInt(x.text, count, 10)
+	} else {
+		x.text = strconv.AppendFloat(x.text, value, 'f', -1, 64)
+	}
 	x.text = append(x.text, '\n')
 }
 
 // addEach adds a sample for each of some counters. labels ends with the name of the label that
 // tells them apart, as in "{category".
 func (x *exposition) addEach(family, labels string, samples counters) {
-	for _, value := range slices.Sorted(maps.Keys(samples)) {
-		if value != "" {
-			x.add(family, float64(samples[value]), labels, `="`, value, `"}`)
-		}
+	for _, c := range samples {
+		x.add(family, float64(c.count), labels, `="`, c.label, `"}`)
 	}
 }
 
 // exposeMetrics: GET /metrics. What is not known is left out: 0 would be a lie, and NaN spoils
 // sums.
 func (s *service) exposeMetrics(w *reply, _ *http.Request) error {
-	x := &exposition{families: s.metrics.families, text: make([]byte, 0, 32<<10)}
+	x := &exposition{families: s.metrics.families, text: make([]byte, 0, 28<<10)}
 	s.metrics.exposeCounters(x)
 	s.exposeState(x, w.start)
 	s.exposeProcess(x)
@@ -343,7 +369,7 @@ func (m *metrics) exposeCounters(x *exposition) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, t := range m.traffic {
-		x.addEach("http_requests_total", t.labels()+",code", t.codes)
+		x.addEach("http_requests_total", t.labels+",code", t.codes)
 	}
 	for _, t := range m.traffic {
 		t.exposeDurations(x)
@@ -352,21 +378,16 @@ func (m *metrics) exposeCounters(x *exposition) {
 	x.addEach("task_errors_total", "{error_code", m.failures)
 }
 
-// labels are those of a route, without the closing brace.
-func (t *traffic) labels() string {
-	return `{method="` + t.route.Method + `",route="` + t.route.Path + `"`
-}
-
 // exposeDurations adds the histogram of a route, in which each bucket contains those before it.
 func (t *traffic) exposeDurations(x *exposition) {
-	labels := t.labels()
+	const family = "http_request_duration_seconds"
 	count := 0
 	for i, n := range t.buckets {
 		count += n
-		x.add(durations, float64(count), "_bucket", labels, `,le="`, boundTexts[i], `"}`)
+		x.add(family, float64(count), t.series[i])
 	}
-	x.add(durations, t.seconds, "_sum", labels, "}")
-	x.add(durations, float64(count), "_count", labels, "}")
+	x.add(family, t.seconds, t.series[len(t.buckets)])
+	x.add(family, float64(count), t.series[len(t.buckets)+1])
 }
 
 // exposeState adds what the service knows of itself and of its host.
