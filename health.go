@@ -12,6 +12,7 @@ import (
 	"math"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -209,11 +210,11 @@ func (s *service) startSensors(ctx context.Context) {
 
 	first := make(chan bool, len(samplers))
 	for _, sample := range samplers {
-		go func() {
+		tell := sync.OnceFunc(func() { first <- true })
+		go every(ctx, sampleInterval, func() {
 			sample()
-			first <- true
-			every(ctx, sampleInterval, sample)
-		}()
+			tell()
+		})
 	}
 	enough := time.After(time.Second)
 	for range samplers {

@@ -55,7 +55,13 @@ func (s *service) record(w *reply, r *http.Request) {
 	if r.Method == http.MethodHead {
 		size = 0 // net/http leaves the body out
 	}
-	s.log.LogAttrs(r.Context(), w.level, message,
+	handler := s.log.Handler()
+	if !handler.Enabled(r.Context(), w.level) {
+		return
+	}
+	// The record is made here, because s.log would look up its caller.
+	record := slog.NewRecord(w.start.Add(duration), w.level, message, 0)
+	record.AddAttrs(
 		slog.String("method", r.Method[:min(len(r.Method), 32)]),
 		slog.String("route", w.traffic.route.Path),
 		slog.String("path", path),
@@ -63,8 +69,9 @@ func (s *service) record(w *reply, r *http.Request) {
 		slog.Duration("duration", duration),
 		slog.Int("bytes", size),
 		slog.String("remote", r.RemoteAddr),
-		slog.String("request_id", w.requestID),
-		slog.GroupAttrs("", w.notes...)) // slog inlines a group without a name
+		slog.String("request_id", w.requestID))
+	record.AddAttrs(w.notes...)
+	handler.Handle(r.Context(), record) // never fails: see logOutput.Write
 }
 
 // --- The log ---

@@ -78,7 +78,13 @@ type batch struct {
 // Without a path, the tasks are in memory only. A file may hold more tasks than the capacity. If
 // that fails, or ctx ends, nothing has been changed.
 func openStore(ctx context.Context, path string, capacity int, log *slog.Logger) (*store, error) {
-	s := &store{capacity: capacity, log: log, turn: make(chan bool, 1), index: map[string]int{}}
+	s := &store{
+		capacity: capacity,
+		log:      log,
+		turn:     make(chan bool, 1),
+		tasks:    []*Task{}, // in JSON, no tasks are an empty list
+		index:    map[string]int{},
+	}
 	if path == "" {
 		return s, nil
 	}
