@@ -84,9 +84,8 @@ type answer struct {
 
 // buffer collects what a service writes, which may go on while it is read.
 type buffer struct {
-	mu    sync.Mutex
-	text  bytes.Buffer
-	flush func() // makes the service write what waits, if it is not nil
+	mu   sync.Mutex
+	text bytes.Buffer
 }
 
 func (b *buffer) Write(p []byte) (int, error) {
@@ -96,23 +95,19 @@ func (b *buffer) Write(p []byte) (int, error) {
 }
 
 func (b *buffer) String() string {
-	if b.flush != nil {
-		b.flush()
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.String()
 }
 
-// build returns a service with these flags, and its log.
-func build(t testing.TB, flags ...string) (*service, *buffer) {
+// setUp returns a service with these flags, and its log.
+func setUp(t testing.TB, flags ...string) (*service, *buffer) {
 	t.Helper()
 	var log buffer
 	cfg, err := parseFlags(flags)
 	must(t, err)
-	s, err := newService(cfg, &log)
+	s, err := newService(context.Background(), cfg, &log)
 	must(t, err)
-	log.flush = s.logFile.flush
 	return s, &log
 }
 
@@ -127,12 +122,12 @@ func start(t testing.TB, flags ...string) *client {
 // startOn is start with a listener and the transport that reaches it.
 func startOn(t testing.TB, ln net.Listener, transport *http.Transport, flags ...string) *client {
 	t.Helper()
-	s, log := build(t, flags...)
+	s, log := setUp(t, flags...)
 	c := newClient("http://"+ln.Addr().String(), transport)
 	c.service, c.log = s, log
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- s.serve(ctx, ln) }()
+	go func() { served <- s.serve(ctx, ln, nil) }()
 	tested := false
 	wait := sync.OnceValue(func() error {
 		cancel()
@@ -516,7 +511,7 @@ func play(t *testing.T, c *client, rows []exchange) {
 				task := strings.Replace(a.body, `,"message":"task created"`, "", 1)
 				equal(t, b.curl, b.body, task)
 			}
-			stored, _ := c.store.state()
+			stored, _ := c.store.state(time.Now())
 			equal(t, a.curl+"\nstored tasks", stored, created)
 		})
 	}
@@ -814,7 +809,7 @@ func TestPaging(t *testing.T) {
 // The peer's address decides who may look inside. On a real connection, it is the loopback here.
 func TestDebugIsForThisHost(t *testing.T) {
 	t.Parallel()
-	s, _ := build(t)
+	s, _ := setUp(t)
 	for peer, want := range map[string]int{
 		"127.0.0.1:9": 200, "127.8.8.8:9": 200, "[::1]:9": 200, "[::ffff:127.0.0.1]:9": 200,
 		"192.0.2.1:9": 403, "[2001:db8::1]:9": 403, "[::ffff:192.0.2.1]:9": 403, "": 403, "@": 403,
@@ -862,7 +857,7 @@ func TestHostileClients(t *testing.T) {
 		io.WriteString(c.open(t), post+"Content-Le")
 	}
 	c.call(t, 201, "POST", "/api/tasks", `{"task_name":"a"}`)
-	stored, _ := c.store.state()
+	stored, _ := c.store.state(time.Now())
 	equal(t, "tasks after hostile clients", stored, 1)
 }
 
@@ -917,7 +912,7 @@ func health(t testing.TB, s *service, want int) (body string, says map[string]st
 
 // sample reads the host once, as the sensors do at each interval.
 func sample(s *service) {
-	for _, sensor := range s.host {
+	for _, sensor := range []*sensor{s.cpu, s.memory, s.disk} {
 		sensor.sample(s.log)
 	}
 }
@@ -947,7 +942,7 @@ func TestReadings(t *testing.T) {
 			proc := map[string]string{"cpu": quietCPU, "memory": quietMemory}
 			proc[name] = numbers
 			fakeProc(t, proc["cpu"], proc["memory"])
-			s, _ := build(t, "-disk-path="+t.TempDir(), "-disk-high=100")
+			s, _ := setUp(t, "-disk-path="+t.TempDir(), "-disk-high=100")
 			sample(s)
 			number, _, wantRatio := strings.Cut(want, ":")
 			percent, _ := strconv.ParseFloat(number, 64)
@@ -962,14 +957,14 @@ func TestReadings(t *testing.T) {
 
 func TestHighIsInformationAndNoFault(t *testing.T) {
 	fakeProc(t, "90 0 0 10 0 0 0", quietMemory)
-	s, _ := build(t, "-cpu-high=95", "-memory-high=45.7", "-disk-high=0")
+	s, _ := setUp(t, "-cpu-high=95", "-memory-high=45.7", "-disk-high=0")
 	sample(s)
 	_, says := health(t, s, 200)
 	like(t, "readings", fmt.Sprint(says), "map[cpu:90:normal disk:…:high memory:45.8:high]")
 }
 
 func TestCPUIsReadSinceBootAndThenSinceTheLastReading(t *testing.T) {
-	s, _ := build(t)
+	s, _ := setUp(t)
 	for _, row := range rows(`
 		10 0 0 90 0 0 0    | 10:normal | since boot
 		10 0 0 90 0 0 0    | 10:normal | no time has passed: the last value stands
@@ -996,21 +991,21 @@ func TestUnhealthy(t *testing.T) {
 	}{
 		{checks[2], "memory: the reading failed; disk: the reading failed", 200,
 			func(_ *testing.T, s *service) {
-				s.host[2].read = config{diskPath: "/no/such/disk"}.readDisk
-				s.host[1].read = s.host[2].read
+				s.disk.read = config{diskPath: "/no/such/disk"}.readDisk
+				s.memory.read = s.disk.read
 				sample(s)
 			}},
 		{checks[1], "the store is full", 503, func(t *testing.T, s *service) {
 			post(t, s, 201, body)
 		}},
 		{checks[1], "the data file has failed: …", 503, func(t *testing.T, s *service) {
-			s.store.file.(*os.File).Close()
+			s.store.file.file.(*os.File).Close()
 			post(t, s, 500, body)
 		}},
 		{checks[0], "…stop", 503, func(_ *testing.T, s *service) { s.draining.Store(true) }},
 	} {
 		t.Run(row.reason, func(t *testing.T) {
-			s, _ := build(t, "-max-tasks=1", "-data-file="+write(t, "tasks", ""))
+			s, _ := setUp(t, "-max-tasks=1", "-data-file="+write(t, "tasks", ""))
 			sample(s)
 			health(t, s, 200)
 			row.hurt(t, s)
@@ -1034,12 +1029,10 @@ func TestUnhealthy(t *testing.T) {
 func TestASensorThatHangsAgesItsOwnReadingAndNoOther(t *testing.T) {
 	fakeProc(t, quietCPU, quietMemory)
 	synctest.Test(t, func(t *testing.T) {
-		s, _ := build(t)
+		s, _ := setUp(t)
 		answer := make(chan error)
 		defer close(answer)
-		s.host[2].read = func() (reading, error) {
-			return reading{Usage: 37.1, Free: 0}, <-answer
-		}
+		s.disk.read = func() (usage, error) { return usage{Percent: 37.1}, <-answer }
 		expect := func(when string, status int, disk string) {
 			t.Helper()
 			_, says := health(t, s, status)
@@ -1050,7 +1043,7 @@ func TestASensorThatHangsAgesItsOwnReadingAndNoOther(t *testing.T) {
 		}
 		reply := func(err error) { answer <- err; synctest.Wait() }
 		began := time.Now()
-		startSensors(t.Context(), s.log, s.host)
+		s.startSensors(t.Context())
 		equal(t, "the start goes on within an interval", time.Since(began) < sampleInterval, true)
 		expect("the first answer", 503, "not read yet")
 		reply(nil)
@@ -1160,8 +1153,8 @@ b{x="1",y="1"} 1
 // With a series missing, an alert's ratio is no number, and the first error is no increase.
 func TestSeriesExistBeforeTheFirstRequest(t *testing.T) {
 	t.Parallel()
-	s, _ := build(t)
-	s.process.sample(s.log)
+	s, _ := setUp(t)
+	s.sampleProcess()
 	page := get(t, s, 200, "/metrics").body
 	equal(t, fmt.Sprint("a fresh page of ", len(page), " bytes is small"), len(page) < 25_000, true)
 	samples, _ := parsePage(page)
@@ -1198,8 +1191,8 @@ func TestStockDashboardsFindWhatTheyDraw(t *testing.T) {
 		t.Skip("elsewhere, not all of them can be read")
 	}
 	t.Parallel()
-	s, _ := build(t)
-	s.process.sample(s.log)
+	s, _ := setUp(t)
+	s.sampleProcess()
 	runtime.GC() // one family tells when the last collection was
 	page := get(t, s, 200, "/metrics").body
 	for kind, names := range map[string]string{
@@ -1244,7 +1237,7 @@ func TestStockDashboardsFindWhatTheyDraw(t *testing.T) {
 // No client can make the page grow: labels come from a closed set.
 func TestLabelsAreClosed(t *testing.T) {
 	t.Parallel()
-	s, _ := build(t, "-log-level=critical")
+	s, _ := setUp(t, "-log-level=critical")
 	var before map[string]float64
 	for i := range 50 {
 		if i == 1 { // every status that an attack can have has been there
@@ -1313,19 +1306,19 @@ func TestMetricsUnderLoad(t *testing.T) {
 // --- 5. Logs: one line per request, which greps find and no client can forge. ---
 
 // steps are what the route POST /do/{what} can be asked to do, one after the other.
-var steps = map[string]func(*response) error{
-	"sleep":   func(*response) error { time.Sleep(time.Second); return nil },
-	"write":   func(w *response) error { _, err := io.WriteString(w, "half"); return err },
-	"503":     func(w *response) error { w.WriteHeader(503); return nil },
-	"nothing": func(*response) error { return nil },
-	"miss":    func(*response) error { return newError(notFound, "x") },
-	"err":     func(*response) error { return newError(validationError, "x") },
-	"fail":    func(*response) error { return errors.New("secret") },
-	"panic":   func(*response) error { panic("secret") },
-	"abort":   func(*response) error { panic(http.ErrAbortHandler) },
+var steps = map[string]func(*reply) error{
+	"sleep":   func(*reply) error { time.Sleep(time.Second); return nil },
+	"write":   func(w *reply) error { _, err := io.WriteString(w, "half"); return err },
+	"503":     func(w *reply) error { w.WriteHeader(503); return nil },
+	"nothing": func(*reply) error { return nil },
+	"miss":    func(*reply) error { return newError(notFound, "x") },
+	"err":     func(*reply) error { return newError(validationError, "x") },
+	"fail":    func(*reply) error { return errors.New("secret") },
+	"panic":   func(*reply) error { panic("secret") },
+	"abort":   func(*reply) error { panic(http.ErrAbortHandler) },
 }
 
-func do(w *response, r *http.Request) (err error) {
+func do(w *reply, r *http.Request) (err error) {
 	for step := range strings.SplitSeq(r.PathValue("what"), "-") {
 		err = cmp.Or(err, steps[step](w))
 	}
@@ -1407,9 +1400,8 @@ func testRecord(t *testing.T, row []string) {
 	} else if setting != "" {
 		flags = append(flags, strings.Replace(setting, "TOKEN", write(t, "token", "s3cret"), 1))
 	}
-	s, log := build(t, flags...)
-	s.handle(doRoute)
-	s.metrics.add("POST", "/do/{what}", 200, 500)
+	s, log := setUp(t, flags...)
+	s.register(doRoute)
 	s.limiter.take(1, time.Now()) // the one token of -rate=1, and the one place of -max-tasks=1
 	must(t, s.store.add(&Task{}))
 	req := httptest.NewRequest(method, "http://localhost"+path, strings.NewReader(body))
@@ -1480,7 +1472,7 @@ func TestLogCannotBeForged(t *testing.T) {
 		"\x1b[2J\u009b\u202e\u2028\xff\",\"level\":\"ERROR"
 	const user = "x level=CRITICAL category=SECURITY %20 \" \u202e\u2028 \\\",\"level\":\"ERROR"
 	for format, separator := range map[string]string{"text": "=", "json": `":`} {
-		s, log := build(t, "-log-format="+format)
+		s, log := setUp(t, "-log-format="+format)
 		req := httptest.NewRequest("`|'level*CRITICAL", "/", nil) // net/http takes no other methods
 		req.URL.Path, req.URL.RawQuery = "/nowhere"+forged, forged
 		req.Header = http.Header{"X-Request-Id": {forged}, "User-Agent": {forged}}
@@ -1499,7 +1491,7 @@ func TestLogCannotBeForged(t *testing.T) {
 func TestLineIsAsTheGuideShowsIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s, log := build(t)
+		s, log := setUp(t)
 		post(t, s, 201, `{"task_name":"a","user_id":"u=1"}`)
 		like(t, "line", normalise(log.String()), "time=2000-01-01T00:00:00.000Z level=INFO "+
 			"msg=request method=POST route=/api/tasks path=/api/tasks status=201 duration=0s "+
@@ -1512,7 +1504,7 @@ func TestLongPathsAreCut(t *testing.T) {
 	for end, want := range map[string]string{
 		"bcd": "bcd", "bcde": "bcd…", "===": "%3D%3D%3D", "é": "%C3…",
 	} {
-		s, log := build(t)
+		s, log := setUp(t)
 		get(t, s, 404, long+end)
 		field := regexp.MustCompile(` path=\S*`).FindString(log.String())
 		got := strings.Replace(field, " path="+long, "", 1)
@@ -1525,7 +1517,7 @@ func TestLongPathsAreCut(t *testing.T) {
 func TestLogLevels(t *testing.T) {
 	noon := time.Date(2025, 10, 23, 12, 0, 0, 0, time.FixedZone("JST", 9*60*60))
 	for i, name := range strings.Fields("DEBUG DEBUG INFO WARNING ERROR CRITICAL CRITICAL") {
-		s, log := build(t, "-log-level="+strings.ToLower(name))
+		s, log := setUp(t, "-log-level="+strings.ToLower(name))
 		h, level := s.log.Handler(), slog.Level(4*i-8)
 		record := slog.NewRecord(noon, level, "x", 0)
 		record.Add("level", "high", "time", 12, "at", noon)
@@ -1544,7 +1536,7 @@ func TestLogLevels(t *testing.T) {
 func TestHalfAnAnswerIsCut(t *testing.T) {
 	t.Parallel()
 	c := start(t)
-	c.handle(doRoute)
+	c.register(doRoute)
 	for what := range strings.FieldsSeq("write-panic write-fail abort") {
 		resp, err := c.http.Post(c.base+"/do/"+what, "", nil)
 		if err == nil {
@@ -1559,10 +1551,10 @@ func TestHalfAnAnswerIsCut(t *testing.T) {
 // there is room again, the log goes on with a whole line.
 func TestLogOnAFullDisk(t *testing.T) {
 	t.Parallel()
-	s, stderr := build(t, "-log-level=critical", "-log-file="+write(t, "log", "torn before"))
-	disk, full := &faultyFile{}, map[bool]error{true: syscall.ENOSPC}
+	s, stderr := setUp(t, "-log-level=critical", "-log-file="+write(t, "log", "torn before"))
+	disk, full := newFaultyFile(t), map[bool]error{true: syscall.ENOSPC}
 	disk.before = func(string) error { return full[disk.share < 100] }
-	s.logFile.out = disk
+	s.logOutput.out = disk
 	for _, row := range rows(`
 		100 | whole       | 0 0
 		0   | lost        | 1 5
@@ -1573,26 +1565,12 @@ func TestLogOnAFullDisk(t *testing.T) {
 		0   | lost again  | 2 42
 		100 | whole       | 2 42`) {
 		disk.share, _ = strconv.Atoi(row[0]) // percentage for which there is room
-		fmt.Fprintln(s.logFile, row[1])
-		s.logFile.flush()
+		fmt.Fprintln(s.logOutput, row[1])
 		lost := scrape(t, s)["log_lost_bytes_total"]
 		got := fmt.Sprint(strings.Count(stderr.String(), "\n"), " ", lost)
 		like(t, row[1]+": lines that tell, and bytes lost", got, row[2])
 	}
-	equal(t, "the log", string(disk.text), "\nwhole\ntor\nwhole again\ntor\nwhole\n")
-}
-
-// In quiet times, a line is written at once; those that come faster wait for a millisecond at most.
-func TestLogLinesWaitForOneMillisecondAtMost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, log := build(t)
-		log.flush = nil
-		io.WriteString(s.logFile, "a\n")
-		io.WriteString(s.logFile, "b\n")
-		first := log.String()
-		time.Sleep(time.Millisecond + 1)
-		equal(t, "the log, at once and a millisecond later", first+log.String(), "a\na\nb\n")
-	})
+	equal(t, "the log", content(disk.Name()), "\nwhole\ntor\nwhole again\ntor\nwhole\n")
 }
 
 // --- 6. Running: how slow clients are bounded, and how it stops without losing a request. ---
@@ -1698,11 +1676,12 @@ func TestStopping(t *testing.T) {
 	}{{0, 5000, done}, {7900, 7900, done}, {60000, 8000, " …cut off"}} {
 		synctest.Test(t, func(t *testing.T) {
 			c := startInBubble(t, "-drain=5s", "-shutdown-timeout=3s")
-			slow := func(w *response, _ *http.Request) error {
+			slow := func(w *reply, _ *http.Request) error {
 				time.Sleep(row.work * time.Millisecond)
-				return w.send(200, "text/plain", []byte("done"))
+				w.fill(200, "text/plain", []byte("done"))
+				return nil
 			}
-			c.handle(route{Method: "GET", Path: "/slow", access: anyone, handle: slow})
+			c.register(route{"GET", "/slow", "", anyone, 200, slow})
 			var conns [3]net.Conn
 			for i := range conns {
 				conns[i] = c.open(t)
@@ -2076,7 +2055,7 @@ func restarts(t *testing.T, end syscall.Signal, status int) {
 		goal := total.Load() + 20*round
 		eventually(t, "tasks are created", func() bool { return total.Load() > goal })
 		equal(t, "exit status under load", p.end(t, end), status)
-		s, err := openStore(path, 1, slog.New(slog.DiscardHandler))
+		s, err := openStore(context.Background(), path, 1, slog.New(slog.DiscardHandler))
 		must(t, err)
 		all, _ := s.page("", 1<<30)
 		now := lines(all...)
@@ -2105,27 +2084,42 @@ func lines(tasks ...*Task) string {
 	return text.String()
 }
 
-// faultyFile is a file in memory that can fail. It knows what a power cut would leave of it.
+// faultyFile is a file that can fail. It knows what a power cut would leave of it.
 type faultyFile struct {
-	text, synced []byte
-	before       func(call string) error // of "write" or "sync", which fails with this error
-	share        int                     // percentage that a write writes when it fails
+	*os.File
+	synced string
+	before func(call string) error // of "write" or "sync", which fails with this error
+	share  int                     // percentage that a write writes when it fails
+}
+
+// newFaultyFile returns an empty file that has not failed yet.
+func newFaultyFile(t testing.TB) *faultyFile {
+	t.Helper()
+	file, err := os.OpenFile(write(t, "faulty", ""), os.O_RDWR|os.O_APPEND, 0)
+	must(t, err)
+	t.Cleanup(func() { file.Close() })
+	return &faultyFile{File: file}
+}
+
+// keep makes a store keep its tasks in a file.
+func (d *faultyFile) keep(s *store) {
+	s.file = &dataFile{path: d.Name(), file: d, syncFolder: syncFolder}
 }
 
 func (d *faultyFile) Write(p []byte) (n int, err error) {
-	n, err = len(p), d.before("write")
-	if err != nil {
-		n = n * d.share / 100
+	fault := d.before("write")
+	if fault != nil {
+		p = p[:len(p)*d.share/100]
 	}
-	d.text = append(d.text, p[:n]...)
-	return n, err
+	n, err = d.File.Write(p)
+	return n, cmp.Or(fault, err)
 }
 
 func (d *faultyFile) Sync() error {
 	if err := d.before("sync"); err != nil {
 		return err
 	}
-	d.synced = d.text
+	d.synced = content(d.Name())
 	return nil
 }
 
@@ -2134,17 +2128,18 @@ func (d *faultyFile) Sync() error {
 func TestTasksAreSyncedBeforeAnybodySeesThem(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s, _ := build(t, "-max-tasks=6")
+		s, _ := setUp(t, "-max-tasks=6")
 		var events buffer
 		result := make(chan error) // of the sync that goes on
-		d := &faultyFile{before: func(call string) error {
+		d := newFaultyFile(t)
+		d.before = func(call string) error {
 			fmt.Fprint(&events, call, " ")
 			if call == "sync" {
 				return <-result
 			}
 			return nil
-		}}
-		s.store.file, s.store.sync = d, d.Sync
+		}
+		d.keep(s.store)
 		heard := 0
 		// expect has these tasks created, and says what happens next, and who sees what then.
 		expect := func(names, happens, seen string) {
@@ -2160,13 +2155,13 @@ func TestTasksAreSyncedBeforeAnybodySeesThem(t *testing.T) {
 			news := strings.Fields(events.String()[heard:])
 			heard = len(events.String())
 			slices.Sort(news) // those that waited together return in any order
-			total, _ := s.store.state()
+			total, _ := s.store.state(time.Now())
 			tasks, _ := s.store.page("", 10)
 			listed, found := "", 0
 			for _, task := range tasks {
 				listed += task.Name
 			}
-			for _, id := range find(string(d.text), `"task_id":"(.*?)"`) {
+			for _, id := range find(content(d.Name()), `"task_id":"(.*?)"`) {
 				if s.store.get(id) != nil {
 					found++
 				}
@@ -2184,6 +2179,8 @@ func TestTasksAreSyncedBeforeAnybodySeesThem(t *testing.T) {
 		expect("", "[b:201 c:201 d:201 sync write]", "abcd")
 		expect("g", "[g:507]", "abcd") // those that wait have their places
 		result <- syscall.EIO
+		expect("", "[sync]", "abcd") // of what is left when the failed lines have been cut off
+		result <- nil
 		expect("", "[e:500 f:500]", "abcd")
 	})
 }
@@ -2195,19 +2192,20 @@ func TestFailuresOfTheDataFile(t *testing.T) {
 	for _, row := range []struct {
 		call         string
 		share, calls int
-	}{{"write", 0, 1}, {"write", 50, 1}, {"write", 100, 1}, {"sync", 0, 2}} {
+	}{{"write", 0, 2}, {"write", 50, 2}, {"write", 100, 2}, {"sync", 0, 3}} {
 		for k := range 4 {
 			what := fmt.Sprintf("%s %d fails after %d %%\n", row.call, k+1, row.share)
-			s, log := build(t, fmt.Sprint("-max-tasks=", k+1)) // full, too, after the failure
+			s, log := setUp(t, fmt.Sprint("-max-tasks=", k+1)) // full, too, after the failure
 			calls, acknowledged := 0, ""
-			d := &faultyFile{share: row.share}
+			d := newFaultyFile(t)
+			d.share = row.share
 			d.before = func(call string) error {
 				if calls++; call == row.call && calls > 2*k {
 					return &os.PathError{Op: call, Path: "/secret", Err: syscall.EIO}
 				}
 				return nil
 			}
-			s.store.file, s.store.sync = d, d.Sync
+			d.keep(s.store)
 			for i := range 6 {
 				a := post(t, s, 0, body)
 				want := map[bool]int{true: 201, false: 500}[i < k]
@@ -2217,7 +2215,7 @@ func TestFailuresOfTheDataFile(t *testing.T) {
 				}
 			}
 			equal(t, what+"calls", calls, 2*k+row.calls)
-			equal(t, what+"what a power cut leaves", string(d.synced), acknowledged)
+			equal(t, what+"what a power cut leaves", d.synced, acknowledged)
 			list := get(t, s, 200, "/api/tasks").body
 			equal(t, what+"list", strings.Count(list, "task_id"), k)
 			health := get(t, s, 503, "/health/readiness").body +
@@ -2259,7 +2257,7 @@ func TestDataFile(t *testing.T) {
 
 // samples are tasks with what JSON escapes, and what it does not.
 func samples() []*Task {
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	const at = "2026-01-02T03:04:05Z"
 	return []*Task{{"task_A", `会 "<b>\`, "ü", pending, at},
 		{"task_B", "b", "system", pending, at}, {"task_C-9_", "😀&", "c", pending, at}}
 }
@@ -2268,7 +2266,7 @@ func samples() []*Task {
 func restore(t testing.TB, path, text string) (s *store, log, after string, err error) {
 	must(t, os.WriteFile(path, []byte(text), 0o600))
 	var lines buffer
-	s, err = openStore(path, 10, slog.New(newLogHandler(&lines, "text", "warning")))
+	s, err = openStore(context.Background(), path, 10, slog.New(newLogHandler(&lines, "text", "warning")))
 	return s, lines.String(), content(path), err
 }
 
@@ -2322,7 +2320,8 @@ func TestDamagedDataFilesAreRefused(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks")
 	unreadable, _ := os.Open(filepath.Dir(path))
-	equal(t, "an error of reading is told", (&store{}).restore(unreadable) != nil, true)
+	broken := &store{file: &dataFile{file: unreadable}}
+	equal(t, "an error of reading is told", broken.readLines(t.Context()) != nil, true)
 	first, good := lines(samples()[0]), lines(samples()[1])
 	with := func(old, new string) string { return strings.Replace(good, old, new, 1) }
 	for name, row := range map[string]struct{ line, reason string }{
@@ -2409,7 +2408,7 @@ func TestDocumentsAreInStep(t *testing.T) {
 
 	runtime.GC() // one family tells when the last collection was
 	page := c.call(t, 200, "GET", "/metrics", "").body
-	declared = find(families, `(?m)^(\w+) \| (\w+) \| .`)
+	declared = find(familyTable, `(?m)^(\w+) \| (\w+) \| .`)
 	if runtime.GOOS == "linux" { // elsewhere, not all of them can be read
 		same("metrics.txt", declared, find(page, `(?m)^# HELP (\S+) .+\n# TYPE \S+ (\S+)$`))
 	}
@@ -2491,7 +2490,7 @@ func FuzzCreateTask(f *testing.F) {
 	for _, row := range creations() {
 		f.Add([]byte(row.body))
 	}
-	s, _ := build(f, "-log-level=critical")
+	s, _ := setUp(f, "-log-level=critical")
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		a := post(t, s, 0, string(sent))
 		if a.status != 201 {
@@ -2516,19 +2515,12 @@ func FuzzRestore(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	path := filepath.Join(f.TempDir(), "tasks")
-	service, _ := build(f, "-log-level=critical")
+	service, _ := setUp(f, "-log-level=critical")
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, _, after, err := restore(t, path, string(data))
 		if err != nil {
 			equal(t, "the file, refused with "+err.Error(), after, string(data))
 			return
-		}
-		for line := range strings.Lines(after) {
-			if texts := cutTexts(line[:len(line)-1]); texts[0] != "" { // has to see what JSON sees
-				fields := []string{"task_id", "task_name", "user_id", "status", "created_at"}
-				want, err := readTexts(line, make([]string, 5), fields...)
-				equal(t, line, fmt.Sprint(texts, nil), fmt.Sprint(want, err))
-			}
 		}
 		equal(t, "the file", after, string(data[:bytes.LastIndexByte(data, '\n')+1]))
 		tasks, _ := s.page("", 1<<20)
