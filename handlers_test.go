@@ -4,15 +4,32 @@ package main
 // the service: requests and their answers, health, metrics, logs, starting and stopping; then what
 // is inside: the store; then what keeps README.md and openapi.json true; then fuzzing and
 // benchmarks. The harness comes first: whatever the test, every answer goes through judge.
+//
+// Most tests are scripts: requests and their answers, one exchange a line. This is one of them,
+// with what its parts are:
+//
+//	// a task keeps its user                          the name of the exchanges below it
+//	POST /api/tasks                                   method and path
+//	  {"task_name":"a"}                               the body, JSON if no header says otherwise
+//	  | X-Request-Id: r1                              headers of the request, each behind a bar
+//	  -> 201                                          the status of the answer
+//	  {"task_id":"task_ID",…,"created_at":"TIME",…}   its body: … is any text, task_ID any id
+//	  | X-Request-Id: r1 | Retry-After:               its headers; one without a value is not there
+//
+// The body of an error may be short: its error_code, and field:CODE of each detail, sorted. In a
+// body, <3 a> stands for aaa, with the escapes of Go. A line that begins with a bar or an arrow
+// goes on with the line before. TestOneTask, the plainest test of all, has the same exchange.
 
 import (
 	"bufio"
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	_ "embed"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -47,6 +64,16 @@ import (
 	"time"
 	"unicode/utf8"
 )
+
+func TestOneTask(t *testing.T) {
+	t.Parallel()
+	play(t, start(t), parse(`
+// a task keeps its user
+POST /api/tasks {"task_name":"a","user_id":"u"} | X-Request-Id: r1
+-> 201 {"task_id":"task_ID","task_name":"a","user_id":"u",…,"created_at":"TIME",…}
+| X-Request-Id: r1 | Retry-After:
+`))
+}
 
 // --- The harness: a client that checks on every answer what every answer promises. ---
 
@@ -140,9 +167,12 @@ func startOn(t testing.TB, ln net.Listener, transport *http.Transport, flags ...
 			t.Errorf("the service did not stop cleanly: %v", err)
 		}
 		// So net/http tells of a second WriteHeader, of a body longer than announced, and of a
-		// panic that got through: exactly one status leaves the service for each request.
-		if strings.Contains(log.String(), `"http: `) {
-			t.Errorf("net/http complains:\n%s", log)
+		// panic that got through: exactly one status leaves the service for each request. What it
+		// has to say of a TLS handshake is the client's doing.
+		for _, complaint := range find(log.String(), `"(http: .*)"`) {
+			if !strings.HasPrefix(complaint, "http: TLS handshake error") {
+				t.Errorf("net/http complains: %s", complaint)
+			}
 		}
 	})
 	return c
@@ -239,22 +269,37 @@ func (a answer) faults() (faults []string) {
 	if mediaType == "application/json" {
 		json.Unmarshal([]byte(a.body), &value) // leaves a string if it is no JSON
 	}
-	ids := find(a.body, `"request_id":"(.*?)"`) // of an error
 	name, status := operation(a.method, a.path), strconv.Itoa(a.status)
 	response := member(operations[name], status)
 	content, known := member(response, "content")[mediaType].(map[string]any)
 	own := name == unmatched && a.status == 200 // a route of the test's own
 	produced.Store(name+" "+status, true)
-	for fault, is := range map[string]bool{
-		name + " " + status + " is not in openapi.json": response == nil && !own,
-		mediaType + " is not in openapi.json":           response["content"] != nil && !known,
 
-		"no nosniff":  a.header.Get("X-Content-Type-Options") != "nosniff",
-		"no no-store": a.header.Get("Cache-Control") != "no-store" && name != "GET /metrics",
-		"another id":  ids != nil && ids[0] != a.header.Get("X-Request-Id"),
+	// RFC 9110 forbids the length of a 204; under HEAD, it is that of the answer to GET.
+	length := a.header.Get("Content-Length")
+	wantLength := length
+	switch {
+	case a.status == 204:
+		wantLength = ""
+	case a.method != "HEAD":
+		wantLength = strconv.Itoa(len(a.body))
+	case length == "":
+		wantLength = "that of GET"
+	}
+	ids := find(a.body, `"request_id":"(.*?)"`) // of an error
+	for _, rule := range []struct {
+		isBroken bool
+		fault    string
+	}{
+		{response == nil && !own, name + " " + status + " is not in openapi.json"},
+		{response["content"] != nil && !known, mediaType + " is not in openapi.json"},
+		{a.header.Get("X-Content-Type-Options") != "nosniff", "no nosniff"},
+		{a.header.Get("Cache-Control") != "no-store", "no no-store"},
+		{length != wantLength, fmt.Sprintf("Content-Length is %q, not %q", length, wantLength)},
+		{ids != nil && ids[0] != a.header.Get("X-Request-Id"), "another id in the body"},
 	} {
-		if is {
-			faults = append(faults, fault)
+		if rule.isBroken {
+			faults = append(faults, rule.fault)
 		}
 	}
 	for header := range member(response, "headers") {
@@ -268,6 +313,23 @@ func (a answer) faults() (faults []string) {
 	}
 	if a.method != "HEAD" {
 		faults = append(faults, defects("body", value, content["schema"])...)
+		faults = append(faults, a.strangeWords(value, member(content, "examples"))...)
+	}
+	return faults
+}
+
+// strangeWords names the error_code and the status of an answer, if no example of the response has
+// them: openapi.json has one schema for many answers.
+func (a answer) strangeWords(value any, examples map[string]any) (faults []string) {
+	body, _ := value.(map[string]any)
+	for _, key := range []string{"error_code", "status"} {
+		var words []any
+		for name := range examples {
+			words = append(words, member(examples, name, "value")[key])
+		}
+		if word, has := body[key]; has && words != nil && !slices.Contains(words, word) {
+			faults = append(faults, fmt.Sprint(key, " is ", word, "; examples have ", words))
+		}
 	}
 	return faults
 }
@@ -286,7 +348,7 @@ func (a answer) brief(want string) string {
 
 // normalise replaces what differs from run to run.
 func normalise(text string) string {
-	id := regexp.MustCompile(`task_[A-Za-z0-9_-]{22,}`) // 22 characters of base64 hold 128 bits
+	id := regexp.MustCompile(`task_[0-9a-z]{26,}`) // 26 characters of base32 hold 128 bits
 	at := regexp.MustCompile(`"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"`)
 	text = at.ReplaceAllString(id.ReplaceAllString(text, "task_ID"), `"TIME"`)
 	return strings.TrimSuffix(text, "\n")
@@ -376,12 +438,17 @@ func member(object map[string]any, path ...string) map[string]any {
 	return object
 }
 
-// operation returns the name of the operation that takes a request.
+// operation returns the name of the operation that takes a request: the one with this very path, or
+// else the first of those whose {…} stands for a part of it.
 func operation(method, target string) string {
 	target, _, _ = strings.Cut(strings.Replace(method, "HEAD", "GET", 1)+" "+target, "?")
-	for name := range operations {
-		one, _ := path.Match(strings.Replace(name, "{task_id}", "?*", 1), target)
-		if one || strings.HasSuffix(name, "/pprof/") && strings.HasPrefix(target, name) {
+	if operations[target] != nil {
+		return target
+	}
+	for _, name := range slices.Sorted(maps.Keys(operations)) {
+		form := regexp.MustCompile(`\{.*?\}`).ReplaceAllString(name, "?*")
+		isOne, _ := path.Match(form, target)
+		if isOne || strings.HasSuffix(name, "/pprof/") && strings.HasPrefix(target, name) {
 			return name
 		}
 	}
@@ -402,7 +469,10 @@ func defects(name string, value, schema any) (found []string) {
 		rows, _ := rule.([]any)
 		ok := true
 		switch keyword {
-		case "description", "default", "format": // which no value can break
+		case "description": // which no value can break
+		case "format":
+			_, err := time.Parse(time.RFC3339, text)
+			ok = rule == "int64" || rule == "date-time" && err == nil
 		case "$ref":
 			target := member(document, strings.Split(rule.(string), "/")[1:]...)
 			ok = target != nil
@@ -411,8 +481,6 @@ func defects(name string, value, schema any) (found []string) {
 			isInteger := isNumber && size == math.Trunc(size)
 			ok = map[any]bool{"string": isText, "array": isList, "object": isObject,
 				"number": isNumber, "integer": isInteger}[fmt.Sprint(rule)]
-		case "const":
-			ok = value == rule
 		case "enum":
 			ok = slices.Contains(rows, value)
 		case "pattern":
@@ -460,9 +528,7 @@ type exchange struct {
 	headers                  []string // of the answer; those without a value are not there
 }
 
-// parse reads a script. A comment names the exchanges below it. Each of them has a method, a path
-// and a body, headers behind bars, and behind an arrow a status, a body, and headers again. In a
-// body, <3 a> stands for aaa, with the escapes of Go.
+// parse reads a script: the head of this file says how it is written.
 func parse(script string) (rows []exchange) {
 	repeated, name := regexp.MustCompile(`<(\d+) (.+?)>`), ""
 	repeat := func(text string) string {
@@ -489,11 +555,11 @@ func parse(script string) (rows []exchange) {
 }
 
 // play sends the requests of a script one after the other. Whatever GET can ask, HEAD can; and what
-// has been created is there, and nothing else.
+// has been created is there, and nothing else. A row that fails leaves the others as they are.
 func play(t *testing.T, c *client, rows []exchange) {
-	created := 0
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
+			before, _ := c.store.state(time.Now())
 			a := c.call(t, row.status, row.method, row.path, row.body, row.header...)
 			like(t, a.curl, a.brief(row.want), row.want)
 			for _, line := range row.headers {
@@ -505,14 +571,15 @@ func play(t *testing.T, c *client, rows []exchange) {
 				b := c.call(t, row.status, "HEAD", row.path, "", row.header...)
 				equal(t, b.curl, b.header.Get("Content-Type"), a.header.Get("Content-Type"))
 			}
+			created := 0
 			if row.status == 201 {
-				created++
+				created = 1
 				b := c.call(t, 200, "GET", a.header.Get("Location"), "", row.header...)
 				task := strings.Replace(a.body, `,"message":"task created"`, "", 1)
 				equal(t, b.curl, b.body, task)
 			}
-			stored, _ := c.store.state(time.Now())
-			equal(t, a.curl+"\nstored tasks", stored, created)
+			after, _ := c.store.state(time.Now())
+			equal(t, a.curl+"\ntasks that it has stored", after-before, created)
 		})
 	}
 }
@@ -534,6 +601,10 @@ func creations() []exchange {
 {"task_name":"\ud83d\ude00"} -> 201 {…"😀"…}
 // joiners and right-to-left marks inside a name stay
 {"task_name":"a\u200db\u200f\u3164"} -> 201 {…"task_name":"a…b…"…}
+// characters that Unicode 15 does not know are visible, and so are those for private use
+{"task_name":"🫩"} -> 201 …
+{"task_name":"𮯰","user_id":"\u20c1"} -> 201 …
+{"task_name":"\ue000"} -> 201 …
 // 100 code points are the limit, however many bytes, and what is trimmed does not count
 {"task_name":"<300 \x20><100 😀>"} -> 201 {…"<100 😀>"…}
 {"task_name":"<101 a>"} -> 400 VALIDATION_ERROR task_name:TOO_LONG
@@ -549,6 +620,9 @@ func creations() []exchange {
 {"task_name":" \t\u3000"} -> 400 VALIDATION_ERROR task_name:REQUIRED
 // nobody could see a name of zero-width spaces, joiners or Hangul fillers
 {"task_name":"\u200b\u200d\u3164\u115f\u1160\uffa0"} -> 400 VALIDATION_ERROR task_name:REQUIRED
+// nor one of Braille without dots, of a variation selector, or of combining marks alone
+{"task_name":"\u2800"} -> 400 VALIDATION_ERROR task_name:REQUIRED
+{"task_name":"\ufe0f\u0301"} -> 400 VALIDATION_ERROR task_name:REQUIRED
 // a user that is there and empty is no default
 {"task_name":"a","user_id":""} -> 400 VALIDATION_ERROR user_id:REQUIRED
 // null, numbers, lists, objects and truth values are no strings
@@ -564,6 +638,13 @@ func creations() []exchange {
 {"task_name":"\ud800"} -> 400 VALIDATION_ERROR task_name:INVALID_CHARACTER
 // an unknown field is named, not dropped, whatever it holds
 {"task_name":"a","x":[{"y":1e999}]} -> 400 VALIDATION_ERROR x:UNKNOWN_FIELD
+// one of 65,000 characters is not repeated in full
+{"<65000 <>":1} -> 400 {…"field":"<100 \\u003c>…","code":"UNKNOWN_FIELD",…}],…}
+{"<101 é>":1} -> 400 {…"field":"<100 é>…","code":"UNKNOWN_FIELD",…}
+{"<100 é>":1} -> 400 {…"field":"<100 é>","code":"UNKNOWN_FIELD",…}
+// a number out of range is no string
+{"task_name":1e999,"user_id":-1e999}
+-> 400 VALIDATION_ERROR task_name:INVALID_TYPE user_id:INVALID_TYPE
 // a key in another case is another key
 {"Task_Name":"a"} -> 400 VALIDATION_ERROR Task_Name:UNKNOWN_FIELD task_name:REQUIRED
 // so is one with a long s (U+017F), which encoding/json takes for an s when it fills a struct
@@ -572,6 +653,10 @@ func creations() []exchange {
 // what is no JSON is told with the byte at which it goes wrong
 {"task_name":"a"}{} -> 400 {…"MALFORMED_JSON",…[{"field":"body",…(at byte 18)"}],…}
 {'task_name':'a'} -> 400 {…"MALFORMED_JSON",…[{"field":"body",…(at byte 2)"}],…}
+// be it the first byte of a character that does not belong there
+{"task_name":"a"}é -> 400 {…"MALFORMED_JSON",…[{"field":"body",…(at byte 18)"}],…}
+{会:1} -> 400 {…"MALFORMED_JSON",…[{"field":"body",…(at byte 2)"}],…}
+<1 \ufeff>{"task_name":😀} -> 400 {…"MALFORMED_JSON",…[{"field":"body",…(at byte 17)"}],…}
 // so is what is JSON, and no object
 [{"task_name":"a"}] -> 400 {…"MALFORMED_JSON",…[{"field":"body",…(at byte 1)"}],…}
 null -> 400 MALFORMED_JSON body:INVALID_VALUE
@@ -580,7 +665,7 @@ null -> 400 MALFORMED_JSON body:INVALID_VALUE
 {"task_name":{"task_name":<30000 [> -> 400 MALFORMED_JSON body:INVALID_VALUE
 <0 a> | Content-Type: application/json -> 400 MALFORMED_JSON body:INVALID_VALUE
 // a raw control character in a value, and what is not UTF-8, be it in an unknown key
-{"task_name":"a<1 \x01>b"} -> 400 MALFORMED_JSON body:INVALID_VALUE
+{"task_name":"a<1 \x01>b"} -> 400 {…"MALFORMED_JSON",…"message":"…(at byte 16)"}…}
 {"task_name":"a<1 \xff>b"} -> 400 {…"MALFORMED_JSON",…"message":"…(at byte 16)"}…}
 <1 \ufeff>{"<1 \xc3>":1} -> 400 {…"MALFORMED_JSON",…"message":"…(at byte 6)"}…}
 // all faults at once
@@ -594,6 +679,45 @@ func TestCreateTask(t *testing.T) {
 	play(t, start(t), creations())
 }
 
+// endless is a body without an end. It knows how much of it was read.
+type endless struct{ read int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.read += len(p)
+	if e.read > 1<<20 {
+		return 0, errors.New("more than a mebibyte was read")
+	}
+	return copy(p, strings.Repeat(" ", len(p))), nil
+}
+
+func TestAnEndlessBodyIsReadUpToTheLimit(t *testing.T) {
+	t.Parallel()
+	s, _ := setUp(t)
+	body := &endless{}
+	req := httptest.NewRequest("POST", "/api/tasks", body)
+	req.Header.Set("Content-Type", "application/json")
+	serve(t, s, 413, "POST without an end", req)
+	equal(t, fmt.Sprint(body.read, " bytes are few"), body.read <= maxBody+1, true)
+}
+
+// An id of 128 random bits has 26 characters, of which the first 25 are any of 32.
+func TestIDsCannotBeGuessed(t *testing.T) {
+	t.Parallel()
+	var seen [25]map[byte]bool
+	for range 1000 {
+		id, _ := strings.CutPrefix(newID(), "task_")
+		for i := range seen {
+			if seen[i] == nil {
+				seen[i] = map[byte]bool{}
+			}
+			seen[i][id[i]] = true
+		}
+	}
+	for i, characters := range seen {
+		equal(t, fmt.Sprint("characters at place ", i, " of an id"), len(characters), 32)
+	}
+}
+
 // --- 2. Everything else on the wire: routes, methods, headers, and who may ask. ---
 
 // conversations are scripts, and the flags of the service that each of them is held with. TOKEN
@@ -603,6 +727,8 @@ var conversations = []struct{ flags, script string }{{"", `
 GET / -> 200 {"endpoints":[{"method":"GET","path":"/",…}],"service":"Task Management API",…}
 // the service describes itself
 GET /openapi.json -> 200 {…"3.1.0"…}
+// and has a page for people
+GET /docs -> 200 <!doctype html>… | Content-Type: text/html; charset=utf-8
 // an empty list is a list
 GET /api/tasks -> 200 {"tasks":[]} | Content-Type: application/json
 // a created task, to the letter
@@ -638,6 +764,11 @@ GET /api/tasks?limit=%zz -> 400 VALIDATION_ERROR query:INVALID_VALUE
 // the media type may have parameters and capitals, and names UTF-8 if it names a charset
 POST /api/tasks {"task_name":"a"} | Content-Type: Application/JSON; charset=utf-8; v=1 -> 201 …
 POST /api/tasks {"task_name":"a"} | Content-Type: application/json; Charset="UTF-8" -> 201 …
+// in all its names, or only its first 128 characters
+POST /api/tasks {"task_name":"a"} | Content-Type: application/json; charset=utf8 -> 201 …
+POST /api/tasks {"task_name":"a"} | Content-Type: application/json; charset=us-ascii -> 201 …
+POST /api/tasks {"task_name":"a"} | Content-Type: application/json; charset=US-ASCII -> 201 …
+// no other
 POST /api/tasks {"task_name":"a"} | Content-Type: application/json; charset=latin1 -> 415 …
 POST /api/tasks a | Content-Type: application/json; CHARSET="Shift_JIS" -> 415 …
 // what a page may send anywhere is no JSON
@@ -651,8 +782,9 @@ GET /health -> 200 {"status":"healthy","timestamp":"TIME","service":"Task Manage
 GET /health/liveness -> 200 {"status":"alive","timestamp":"TIME",…,"uptime_seconds":…}
 GET /health/readiness -> 200 {"status":"ready","timestamp":"TIME",…,"uptime_seconds":…}
 GET /health/detailed -> 200 {"status":"healthy","timestamp":"TIME","checks":{…}}
-// metrics need no order not to be stored
-GET /metrics -> 200 … | Cache-Control: | Content-Type: text/plain; version=0.0.4; charset=utf-8
+// metrics are not kept either: a cache in front would hold them for minutes
+GET /metrics -> 200 …
+| Cache-Control: no-store | Content-Type: text/plain; version=0.0.4; charset=utf-8
 // a request keeps the id that its sender gave it
 GET /health | X-Request-Id: AZ-09._z -> 200 … | X-Request-Id: AZ-09._z
 // an id that is none is replaced by one
@@ -669,17 +801,20 @@ GET /api/tasks/ -> 404 NOT_FOUND
 GET /api/tasks/a%2fb -> 404 NOT_FOUND
 // what is no path at all
 GET * -> 404 NOT_FOUND
-CONNECT example.com:443 -> 404 NOT_FOUND
+CONNECT example.com:443 -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD
 // paths are cleaned
 GET //api/./tasks -> 307 … | Location: /api/tasks
-// net/http escapes them twice when it does so: the day that it is mended shows here
-GET /api//%E4%BC%9A -> 307 … | Location: /api/%25E4%25BC%259A
 // a path has the methods that Allow names
 DELETE /api/tasks -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD, POST
 PUT /api/tasks/task_A {"task_name":"a"} -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD
 BREW /health -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD
-// OPTIONS without an origin is no preflight
-OPTIONS /api/tasks -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD, POST
+// OPTIONS of a path that exists tells them, too
+OPTIONS /api/tasks -> 204 | Allow: GET, HEAD, POST | Access-Control-Allow-Methods:
+OPTIONS / -> 204 | Allow: GET, HEAD | Content-Length:
+OPTIONS /api/tasks | Origin: https://a.example -> 204 | Access-Control-Allow-Origin: | Vary:
+OPTIONS /debug/pprof/heap -> 204 | Allow: GET, HEAD
+OPTIONS /nowhere -> 404 NOT_FOUND
+OPTIONS //api/tasks -> 307 | Location: /api/tasks
 
 // no origin is allowed by default
 OPTIONS /api/tasks | Origin: https://a.example | Access-Control-Request-Method: POST
@@ -702,13 +837,16 @@ GET /debug/storage | Host: 127.0.0.256 -> 403 FORBIDDEN
 // a name that has been pointed at this host is DNS rebinding
 GET /debug/storage | Host: evil.example:8000 -> 403 FORBIDDEN
 GET /debug/storage | Host: 127.0.0.1.evil.example -> 403 FORBIDDEN
-// what is inside is not shown through a proxy, nor what is not there, nor redirects
+// what is inside is not shown through a proxy
 GET /debug/storage | X-Forwarded-For: 127.0.0.1 -> 403 FORBIDDEN
-POST /debug/storage {} | Forwarded: for=127.0.0.1 -> 403 FORBIDDEN
-GET /debug/nowhere | Via: 1.1 proxy -> 403 FORBIDDEN
-GET /debug | X-Real-Ip: 127.0.0.1 -> 403 FORBIDDEN
-GET /debug/pprof | X-Real-Ip: 127.0.0.1 -> 403 FORBIDDEN
+GET /debug/storage | Forwarded: for=127.0.0.1 -> 403 FORBIDDEN
+GET /debug/storage | X-Real-Ip: 127.0.0.1 -> 403 FORBIDDEN
 GET /debug/pprof/ | Via: 1.1 proxy -> 403 FORBIDDEN
+GET /debug/pprof/heap | Via: 1.1 proxy -> 403 FORBIDDEN
+// what is not there is the same for everybody: openapi.json tells what is
+GET /debug/nowhere | Via: 1.1 proxy -> 404 NOT_FOUND
+POST /debug/storage {} | Via: 1.1 proxy -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD
+GET /debug/pprof | Via: 1.1 proxy -> 307 … | Location: /debug/pprof/
 // profiles
 GET /debug/pprof -> 307 … | Location: /debug/pprof/
 GET /debug/pprof/ -> 200 …goroutine…
@@ -733,17 +871,20 @@ GET /debug/pprof/ -> 401 UNAUTHORIZED
 GET /api/tasks | Authorization: Bearer s3cre -> 401 UNAUTHORIZED
 | WWW-Authenticate: Bearer realm="taskapi", error="invalid_token"
 // a token of another scheme is none
-GET /api | Authorization: Basic s3cret -> 401 … | WWW-Authenticate: Bearer realm="taskapi"
+GET /api/tasks | Authorization: Basic s3cret -> 401 … | WWW-Authenticate: Bearer realm="taskapi"
 // the token, after any number of blanks, and of a scheme in any case
 POST /api/tasks {"task_name":"a"} | Authorization: Bearer s3cret -> 201 …
 GET /debug/storage | Authorization: bearer   s3cret -> 200 {…}
-// what is not there needs the token, too
-GET /api -> 401 UNAUTHORIZED
-PUT /api/tasks -> 401 UNAUTHORIZED
-GET /debug/nowhere -> 401 UNAUTHORIZED
+// what is not there is the same for everybody
+GET /api -> 404 NOT_FOUND
+PUT /api/tasks -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD, POST
+OPTIONS /api/tasks -> 204 | Allow: GET, HEAD, POST
+GET /debug/nowhere -> 404 NOT_FOUND
 // through a proxy, the token does not help
 GET /debug/storage | Via: 1.1 proxy | Authorization: Bearer s3cret -> 403 FORBIDDEN
 // everything else needs none
+GET /docs -> 200 …
+GET /openapi.json -> 200 …
 GET /health -> 200 …
 GET /metrics -> 200 …
 GET /nowhere -> 404 NOT_FOUND
@@ -753,6 +894,7 @@ OPTIONS /api/tasks | Origin: https://a.example | Access-Control-Request-Method: 
 -> 204 | Access-Control-Allow-Origin: https://a.example | Access-Control-Allow-Credentials: true
 | Access-Control-Allow-Headers: Authorization, Content-Type, X-Request-Id
 | Access-Control-Allow-Methods: GET, POST | Access-Control-Max-Age: 600 | Vary: Origin
+| Access-Control-Expose-Headers: Location, Retry-After, X-Request-Id | Allow: GET, HEAD, POST
 // a preflight of another origin, or of another port
 OPTIONS /api/tasks | Origin: https://c.example | Access-Control-Request-Method: POST
 -> 403 FORBIDDEN | Access-Control-Allow-Origin: | Vary: Origin
@@ -762,8 +904,14 @@ POST /api/tasks {"task_name":"a"} | Authorization: Bearer s3cret | Origin: http:
 -> 201 … | Access-Control-Allow-Origin: http://b.example:8080 | Vary: Origin
 | Access-Control-Expose-Headers: Location, Retry-After, X-Request-Id
 | Access-Control-Allow-Credentials: true
+// OPTIONS without the wish for a method is no preflight
+OPTIONS /api/tasks | Origin: https://a.example
+-> 204 | Access-Control-Allow-Methods: | Access-Control-Allow-Origin: https://a.example
+// a path that is not there has no preflight
+OPTIONS /nowhere | Origin: https://a.example | Access-Control-Request-Method: GET -> 404 NOT_FOUND
 // an allowed origin may read errors
-GET /api | Origin: https://a.example -> 401 … | Access-Control-Allow-Origin: https://a.example
+GET /api/tasks | Origin: https://a.example
+-> 401 … | Access-Control-Allow-Origin: https://a.example
 // another origin's read is the browser's business, and caches know that the origin matters
 GET /health | Origin: https://c.example -> 200 … | Access-Control-Allow-Origin: | Vary: Origin
 // even without one
@@ -831,7 +979,9 @@ func TestHostileClients(t *testing.T) {
 		{"no HTTP", "\x16\x03\x01\x02\x00hello\r\n\r\n", "400" + bare},
 		{"no host", get + "\r\n", "400" + bare},
 		{"a broken escape", "GET /api/tasks/100% HTTP/1.1\r\n" + host + "\r\n", "400" + bare},
-		{"a header too large", get + host + strings.Repeat("a", 40<<10) + ":\r\n\r\n", "431 …"},
+		{"a header of 15 KiB", get + host + strings.Repeat("a", 15<<10) + ":\r\n\r\n", "200 …"},
+		{"a header of 24 KiB", get + host + strings.Repeat("a", 24<<10) + ":\r\n\r\n", "431 …"},
+		{"haproxy's check", "OPTIONS / HTTP/1.0\r\n\r\n", "204 …Allow: GET, HEAD\r\n…\r\n\r\n"},
 		{"an unknown wish", get + host + "Expect: cake\r\n\r\n", "417 …Length: 0\r\n\r\n"},
 		{"OPTIONS *", "OPTIONS * HTTP/1.1\r\n" + host + "\r\n", "200 …Length: 0\r\n…\r\n\r\n"},
 		{"a body too large is not even asked for", post + "Expect: 100-continue\r\n" +
@@ -846,6 +996,7 @@ func TestHostileClients(t *testing.T) {
 			io.WriteString(conn, row.send)
 			conn.(*net.TCPConn).CloseWrite()
 			got, _ := io.ReadAll(conn) // a reset after the answer is the service's right
+			got = bytes.ReplaceAll(got, []byte("HTTP/1.0 "), []byte("HTTP/1.1 ")) // the client's
 			like(t, fmt.Sprintf("sent %.200q", row.send), string(got), "HTTP/1.1 "+row.want)
 			equal(t, "answers in "+string(got), bytes.Count(got, []byte("HTTP/1.1 ")), 1)
 		})
@@ -859,6 +1010,83 @@ func TestHostileClients(t *testing.T) {
 	c.call(t, 201, "POST", "/api/tasks", `{"task_name":"a"}`)
 	stored, _ := c.store.state(time.Now())
 	equal(t, "tasks after hostile clients", stored, 1)
+}
+
+// The methods that a preflight allows are those that the API has.
+func TestPreflightsAllowTheMethodsOfTheAPI(t *testing.T) {
+	t.Parallel()
+	s, _ := setUp(t)
+	methods := map[string]bool{}
+	for _, rt := range s.api() {
+		methods[rt.Method] = true
+	}
+	equal(t, "corsMethods", corsMethods, strings.Join(slices.Sorted(maps.Keys(methods)), ", "))
+}
+
+// A browser runs nothing of the page but its one script, and asks nobody but this service.
+func TestDocsAreUnderAPolicy(t *testing.T) {
+	t.Parallel()
+	a := start(t).call(t, 200, "GET", "/docs", "")
+	policy := map[string]string{}
+	for directive := range strings.SplitSeq(a.header.Get("Content-Security-Policy"), ";") {
+		name, sources, _ := strings.Cut(strings.TrimSpace(directive), " ")
+		policy[name] = sources
+	}
+	want := map[string]string{"default-src": "'none'", "connect-src": "'self'",
+		"img-src": "data:", "base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'"}
+	for name, directive := range map[string]string{"script": "script-src", "style": "style-src"} {
+		texts := find(a.body, `(?s)<`+name+`>(.*?)</`+name+`>`)
+		equal(t, "elements "+name, len(texts), 1)
+		sum := sha256.Sum256([]byte(strings.Join(texts, "")))
+		want[directive] = "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	}
+	equal(t, "policy", fmt.Sprint(policy), fmt.Sprint(want))
+	equal(t, "other scripts, styles and handlers",
+		fmt.Sprint(find(a.body, `(<(?:script|style|iframe|object) [^>]*>|<link rel="[^i]|\son[a-z]+=)`)), "[]")
+	equal(t, "the page is the file", a.body, content("deploy/docs.html"))
+}
+
+// The recipe of README.md, Development, with what the mux makes hard: a literal beside a wildcard.
+// A row is all that the service needs; the rest is for openapi.json.
+func TestALearnerAddsARoute(t *testing.T) {
+	var responses map[string]any
+	must(t, json.Unmarshal([]byte(`{
+		"200": {"content": {"application/json": {"schema": {"required": ["count"]}}}},
+		"401": {"$ref": "#/components/responses/Unauthorized"}
+	}`), &responses))
+	const name = "GET /api/tasks/count"
+	operations[name] = responses // tests that run in parallel have not begun
+	defer delete(operations, name)
+
+	c := start(t, "-token-file="+write(t, "token", "s3cret"))
+	c.register(route{"GET", "/api/tasks/count", "how many tasks there are", withToken, 200,
+		func(w *reply, _ *http.Request) error {
+			total, _ := c.store.state(w.start)
+			return w.json(http.StatusOK, map[string]int{"count": total})
+		}})
+	play(t, c, parse(`
+// the new route, and the routes beside it
+POST /api/tasks {"task_name":"a"} | Authorization: Bearer s3cret -> 201 …
+GET /api/tasks/count | Authorization: Bearer s3cret -> 200 {"count":1}
+GET /api/tasks/counts | Authorization: Bearer s3cret -> 404 NOT_FOUND
+// it needs the token, and has its methods
+GET /api/tasks/count -> 401 UNAUTHORIZED
+OPTIONS /api/tasks/count -> 204 | Allow: GET, HEAD
+DELETE /api/tasks/count -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD
+`))
+	for code, want := range map[string]float64{"200": 2, "401": 2, "500": 0} {
+		series := `http_requests_total{method="GET",route="/api/tasks/count",code="` + code + `"}`
+		equal(t, series, scrape(t, c.service)[series], want)
+	}
+	equal(t, "lines of the route", len(find(c.log.String(), `route=(/api/tasks/count) `)), 4)
+}
+
+// A route that says nothing about access is closed to everybody.
+func TestARouteWithoutAccessIsClosed(t *testing.T) {
+	t.Parallel()
+	c := start(t)
+	c.register(route{Method: "GET", Path: "/forgotten", handle: c.index})
+	c.call(t, 403, "GET", "/forgotten", "")
 }
 
 // --- 3. Health: from what the host says, however absurd, to what an operator reads. ---
@@ -879,20 +1107,30 @@ const quietCPU, quietMemory = "100 0 40 848 0 8 4", "1000 542" // 15.2 % and 45.
 // fakeProc makes gopsutil read these numbers of the CPU and of memory, in kB. For - there is no
 // line, and without numbers no file.
 func fakeProc(t *testing.T, cpu, memory string) {
-	if runtime.GOOS != "linux" {
-		t.Skip("gopsutil reads /proc on Linux only")
-	}
+	t.Helper()
 	meminfo, names := "", strings.Fields("MemTotal: MemAvailable: MemFree: Cached: Shmem:")
 	for i, kB := range strings.Fields(memory) {
 		if kB != "-" {
 			meminfo += names[i] + " " + kB + " kB\n"
 		}
 	}
+	files := map[string]string{"stat": "cpu  " + cpu + "\n", "meminfo": meminfo}
+	maps.DeleteFunc(files, func(_, text string) bool {
+		return !strings.ContainsAny(text, "0123456789")
+	})
+	fakeHost(t, files)
+}
+
+// fakeHost makes gopsutil read these files of /proc, and no other.
+func fakeHost(t *testing.T, files map[string]string) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("gopsutil reads /proc on Linux only")
+	}
 	dir := t.TempDir()
-	for name, text := range map[string]string{"stat": "cpu  " + cpu + "\n", "meminfo": meminfo} {
-		if strings.ContainsAny(text, "0123456789") {
-			must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
-		}
+	for name, text := range files {
+		must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700))
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
 	t.Setenv("HOST_PROC", dir)
 }
@@ -912,6 +1150,7 @@ func health(t testing.TB, s *service, want int) (body string, says map[string]st
 
 // sample reads the host once, as the sensors do at each interval.
 func sample(s *service) {
+	s.sampleProcess()
 	for _, sensor := range []*sensor{s.cpu, s.memory, s.disk} {
 		sensor.sample(s.log)
 	}
@@ -933,8 +1172,12 @@ func TestReadings(t *testing.T) {
 		cpu    |                         | …failed     | no file
 		memory | 1000 199                | 80.1:high   | what is not available is in use
 		memory | 1000 60 50 800 790      | 94:high     | a full tmpfs is no free page cache
-		memory | 1000 1001               | …failed     | more available than there is
-		memory | 1000                    | …failed     | no line that says what is available
+		memory | 1000 0 199              | 80.1:high   | nothing available: what is free is
+		memory | 1000 0 0                | 100:high    | not even that
+		memory | 1000 1001 542           | 45.8:normal | more available than there is
+		memory | 1000 542 1001           | …failed     | more free than there is
+		memory | 0 0 0                   | …failed     | no memory at all
+		memory | 1000 - 542              | 45.8:normal | no line that says what is available
 		memory | - 542                   | …failed     | no line that says what there is
 		memory |                         | …failed     | no file`) {
 		name, numbers, want := row[0], row[1], row[2]
@@ -944,15 +1187,112 @@ func TestReadings(t *testing.T) {
 			fakeProc(t, proc["cpu"], proc["memory"])
 			s, _ := setUp(t, "-disk-path="+t.TempDir(), "-disk-high=100")
 			sample(s)
-			number, _, wantRatio := strings.Cut(want, ":")
-			percent, _ := strconv.ParseFloat(number, 64)
-			_, says := health(t, s, map[bool]int{true: 200, false: 503}[wantRatio])
+			_, _, isKnown := strings.Cut(want, ":")
+			_, says := health(t, s, map[bool]int{true: 200, false: 503}[isKnown])
 			like(t, name, says[name], want)
-			ratio, known := scrape(t, s)["system_"+name+"_usage_ratio"]
-			equal(t, name+" ratio is in the metrics", known, wantRatio)
-			equal(t, fmt.Sprint("ratio ", ratio), math.Abs(ratio-percent/100) < 1e-9, true)
+			checkRatio(t, s, name, want)
 		})
 	}
+}
+
+// checkRatio fails the test unless the metrics say of a resource what the detailed health says, as
+// in "15.2:normal", and nothing if that has no number.
+func checkRatio(t *testing.T, s *service, name, health string) {
+	t.Helper()
+	number, _, want := strings.Cut(health, ":")
+	percent, _ := strconv.ParseFloat(number, 64)
+	ratio, isKnown := scrape(t, s)["system_"+name+"_usage_ratio"]
+	equal(t, name+" ratio is in the metrics", isKnown, want)
+	equal(t, fmt.Sprint(name, " ratio ", ratio), math.Abs(ratio-percent/100) < 1e-9, true)
+}
+
+// Hosts as they are: what their /proc has, and what the detailed health and the metrics make of
+// it. What the process itself uses is read from its own /proc, whatever HOST_PROC has to say of a
+// process with the same number.
+func TestHosts(t *testing.T) {
+	const memory = "MemTotal: 16000 kB\nMemFree: 2000 kB\nMemAvailable: 12000 kB\n" +
+		"Buffers: 100 kB\nCached: 9000 kB\nShmem: 10 kB\n"
+	const cpu = "cpu  100 20 30 750 50 10 15 25 0 0\n" // 200 of 1,000 are work
+	cores := ""
+	for i := range 256 {
+		cores += fmt.Sprintf("cpu%d 100 20 30 750 50 10 15 25 0 0\n", i)
+	}
+	stranger := fmt.Sprint(os.Getpid()) // has this number in the pid namespace of the host
+	kthread := map[string]string{
+		stranger + "/stat": stranger + " (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 " +
+			"5 0 0 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
+		stranger + "/statm":  "0 0 0 0 0 0 0\n",
+		stranger + "/limits": "Limit Soft Hard Units\nMax open files 7 8 files\n",
+	}
+	for _, row := range []struct {
+		host, stat, meminfo string
+		cpu, memory         string // as health has them
+		more                map[string]string
+	}{
+		{"bare metal", cpu + "cpu0 " + cpu[5:], memory, "20:normal", "25:normal", nil},
+		{"a container that sees its host", cpu, memory, "20:normal", "25:normal", kthread},
+		{"a container with hidepid", cpu, memory, "20:normal", "25:normal", nil},
+		{"256 CPUs", strings.ReplaceAll(cpu, " ", "  ") + cores, memory, "20:normal", "25:normal",
+			nil},
+		{"a busy neighbour", "cpu  10 0 10 80 0 0 0 100 0 0\n", memory, "60:normal", "25:normal",
+			nil},
+		{"a host of guests", "cpu  50 0 0 50 0 0 0 0 50 0\n", memory, "50:normal", "25:normal",
+			nil},
+		{"an old kernel with seven columns", "cpu  100 20 30 750 50 10 40\n", memory, "20:normal",
+			"25:normal", nil},
+		{"LXC: more available than there is", cpu, strings.Replace(memory, "12000", "96000", 1),
+			"20:normal", "87.5:high", nil},
+		{"LXC that is full", cpu, "MemTotal: 16000 kB\nMemFree: 0 kB\nMemAvailable: 0 kB\n",
+			"20:normal", "100:high", nil},
+		{"a kernel at its reserve", cpu, strings.Replace(memory, "12000", "0", 1), "20:normal",
+			"87.5:high", nil},
+		{"gVisor", strings.Repeat("cpu  0 0 0 0 0 0 0 0 0 0\n", 1),
+			"MemTotal: 16000 kB\nMemFree: 4000 kB\nMemAvailable: 0 kB\n",
+			"the reading failed", "75:normal", nil},
+		{"no MemAvailable", cpu, "MemTotal: 16000 kB\nMemFree: 4000 kB\n", "20:normal",
+			"75:normal", nil},
+		{"no Total either", cpu, "MemFree: 4000 kB\n", "20:normal", "the reading failed", nil},
+		{"an empty /proc", "", "", "the reading failed", "the reading failed", nil},
+	} {
+		t.Run(row.host, func(t *testing.T) {
+			files := map[string]string{"stat": row.stat, "meminfo": row.meminfo}
+			maps.DeleteFunc(files, func(_, text string) bool { return text == "" })
+			maps.Copy(files, row.more)
+			fakeHost(t, files)
+			s, _ := setUp(t, "-disk-path="+t.TempDir(), "-disk-high=100")
+			sample(s)
+			isHealthy := !strings.Contains(row.cpu+row.memory, "failed")
+			_, says := health(t, s, map[bool]int{true: 200, false: 503}[isHealthy])
+			equal(t, "cpu", says["cpu"], row.cpu)
+			equal(t, "memory", says["memory"], row.memory)
+			checkRatio(t, s, "cpu", row.cpu)
+			checkRatio(t, s, "memory", row.memory)
+
+			samples := scrape(t, s)
+			for _, name := range []string{"resident_memory_bytes", "virtual_memory_bytes"} {
+				size := samples["process_"+name]
+				equal(t, fmt.Sprint(name, " of this process: ", size), size > 1<<20, true)
+			}
+			files = map[string]string{"open_fds": "3", "max_fds": "8"}
+			for name, least := range files {
+				n := samples["process_"+name]
+				floor, _ := strconv.ParseFloat(least, 64)
+				equal(t, fmt.Sprint(name, " of this process: ", n), n > floor, true)
+			}
+		})
+	}
+}
+
+// Where the system counts the blocks of a disk in a unit of its own (FUSE), the bytes are left out:
+// 0 would be a lie.
+func TestFreeBytesThatAreNotKnownAreLeftOut(t *testing.T) {
+	fakeProc(t, quietCPU, quietMemory)
+	s, _ := setUp(t)
+	s.disk.read = func() (usage, error) { return usage{Percent: 37.1}, nil }
+	sample(s)
+	body, says := health(t, s, 200)
+	equal(t, "disk", says["disk"], "37.1:normal")
+	equal(t, "free_bytes in "+body, strings.Contains(body, "free_bytes"), false)
 }
 
 func TestHighIsInformationAndNoFault(t *testing.T) {
@@ -1011,9 +1351,9 @@ func TestUnhealthy(t *testing.T) {
 			row.hurt(t, s)
 			body, _ := health(t, s, 503)
 			page := scrape(t, s)
-			said := find(body, `(?:"reason":"([^"]*)",)?"status":"((?:un)?healthy)"`)[1:]
+			said := find(body, `"status":"((?:un)?healthy)",(?:"reason":"([^"]*)")?`)[1:]
 			for i, check := range checks {
-				want := map[bool]string{false: ":healthy 1", true: row.reason + ":unhealthy 0"}
+				want := map[bool]string{false: "healthy: 1", true: "unhealthy:" + row.reason + " 0"}
 				got := fmt.Sprint(said[i], " ", page[`health_check_status{check="`+check+`"}`])
 				like(t, check, got, want[check == row.check])
 			}
@@ -1026,37 +1366,55 @@ func TestUnhealthy(t *testing.T) {
 
 // Whoever asks a hung file system how full it is has to wait. Nobody waits for him: not the start,
 // not an answer, not another sensor. Sensors that outlive their context fail the bubble.
-func TestASensorThatHangsAgesItsOwnReadingAndNoOther(t *testing.T) {
+func TestASensorThatHangsLosesItsOwnReadingAndNoOther(t *testing.T) {
 	fakeProc(t, quietCPU, quietMemory)
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := setUp(t)
 		answer := make(chan error)
 		defer close(answer)
-		s.disk.read = func() (usage, error) { return usage{Percent: 37.1}, <-answer }
+		var free uint64
+		s.disk.read = func() (usage, error) { return usage{Percent: 37.1, Free: &free}, <-answer }
 		expect := func(when string, status int, disk string) {
 			t.Helper()
 			_, says := health(t, s, status)
 			want := "map[cpu:15.2:normal disk:" + disk + " memory:45.8:normal]"
 			equal(t, when, fmt.Sprint(says), want)
-			_, known := scrape(t, s)["system_disk_usage_ratio"]
-			equal(t, when+", the metrics know the disk", known, status == 200)
+			checkRatio(t, s, "disk", map[bool]string{true: disk}[status == 200])
 		}
-		reply := func(err error) { answer <- err; synctest.Wait() }
+		finish := func(err error) { answer <- err; synctest.Wait() }
 		began := time.Now()
 		s.startSensors(t.Context())
-		equal(t, "the start goes on within an interval", time.Since(began) < sampleInterval, true)
+		equal(t, "the start goes on within a second", time.Since(began) <= time.Second, true)
 		expect("the first answer", 503, "not read yet")
-		reply(nil)
+		finish(nil)
 		expect("when the disk has answered", 200, "37.1:normal")
+		time.Sleep(sampleInterval) // now the next reader hangs
 		time.Sleep(3 * sampleInterval)
-		expect("a reading is good for three intervals", 200, "37.1:normal")
+		expect("a reader may take three intervals", 200, "37.1:normal")
+		equal(t, "age", scrape(t, s)[`system_sample_age_seconds{reading="disk"}`], 20)
 		time.Sleep(time.Nanosecond)
-		expect("after a little more", 503, "the last reading is too old")
-		equal(t, "age", scrape(t, s)[`system_sample_age_seconds{reading="disk"}`], 15.000000001)
+		expect("after a little more", 503, "the reading does not end")
 		time.Sleep(time.Hour)
-		expect("after an hour without the disk", 503, "the last reading is too old")
-		reply(errors.New("no such disk"))
+		expect("after an hour without the disk", 503, "the reading does not end")
+		finish(errors.New("no such disk"))
 		expect("when the disk has failed", 503, "the reading failed")
+		time.Sleep(sampleInterval)
+		finish(nil)
+		expect("when it answers again", 200, "37.1:normal")
+	})
+}
+
+// A process that was paused (SIGSTOP, a frozen container, a moved VM) comes back with old readings,
+// and no reader that hangs: they stand until the next.
+func TestAPauseIsNoFault(t *testing.T) {
+	fakeProc(t, quietCPU, quietMemory)
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := setUp(t, "-disk-high=100")
+		sample(s)
+		time.Sleep(time.Hour)
+		_, says := health(t, s, 200)
+		like(t, "after an hour", fmt.Sprint(says), "map[cpu:15.2:normal disk:… memory:45.8:normal]")
+		equal(t, "age", scrape(t, s)[`system_sample_age_seconds{reading="cpu"}`], 3600)
 	})
 }
 
