@@ -135,6 +135,7 @@ func setUp(t testing.TB, flags ...string) (*service, *buffer) {
 	must(t, err)
 	s, err := newService(context.Background(), cfg, &log)
 	must(t, err)
+	t.Cleanup(s.store.close)
 	return s, &log
 }
 
@@ -159,6 +160,7 @@ func startOn(t testing.TB, ln net.Listener, transport *http.Transport, flags ...
 	wait := sync.OnceValue(func() error {
 		cancel()
 		c.http.CloseIdleConnections()
+		defer s.store.close()
 		return <-served
 	})
 	c.stop = func() error { tested = true; return wait() }
@@ -272,7 +274,7 @@ func (a answer) faults() (faults []string) {
 	name, status := operation(a.method, a.path), strconv.Itoa(a.status)
 	response := member(operations[name], status)
 	content, known := member(response, "content")[mediaType].(map[string]any)
-	own := name == unmatched && a.status == 200 // a route of the test's own
+	own := name == unmatched && (a.status == 200 || strings.HasPrefix(a.path, "/do/")) // a test's
 	produced.Store(name+" "+status, true)
 
 	// RFC 9110 forbids the length of a 204; under HEAD, it is that of the answer to GET.
@@ -414,7 +416,7 @@ var document, operations = map[string]any{}, map[string]map[string]any{}
 const unmatched = "x-unmatched" // has the answers to requests that no operation takes
 
 func init() {
-	if err := json.Unmarshal([]byte(openAPIDocument), &document); err != nil {
+	if err := json.Unmarshal(openAPIDocument, &document); err != nil {
 		panic(err)
 	}
 	operations[unmatched] = member(document, unmatched)
@@ -995,7 +997,7 @@ func TestHostileClients(t *testing.T) {
 			conn.SetDeadline(time.Now().Add(20 * time.Second))
 			io.WriteString(conn, row.send)
 			conn.(*net.TCPConn).CloseWrite()
-			got, _ := io.ReadAll(conn) // a reset after the answer is the service's right
+			got, _ := io.ReadAll(conn)                                            // a reset after the answer is the service's right
 			got = bytes.ReplaceAll(got, []byte("HTTP/1.0 "), []byte("HTTP/1.1 ")) // the client's
 			like(t, fmt.Sprintf("sent %.200q", row.send), string(got), "HTTP/1.1 "+row.want)
 			equal(t, "answers in "+string(got), bytes.Count(got, []byte("HTTP/1.1 ")), 1)
@@ -1517,24 +1519,21 @@ func TestSeriesExistBeforeTheFirstRequest(t *testing.T) {
 	equal(t, fmt.Sprint("a fresh page of ", len(page), " bytes is small"), len(page) < 25_000, true)
 	samples, _ := parsePage(page)
 	equal(t, "GOMAXPROCS", int(samples["go_sched_gomaxprocs_threads"]), runtime.GOMAXPROCS(0))
-	zero := []string{"tasks_created_total", "log_lost_bytes_total"}
-	for _, rt := range s.api() {
+	zero := []string{"tasks_created_total", "log_lost_bytes_total",
+		`log_events_total{category="PERFORMANCE"}`}
+	for _, rt := range append(s.api(), route{Method: "other", Path: "unmatched", success: 404}) {
 		labels := fmt.Sprintf(`{method="%s",route="%s",`, rt.Method, rt.Path)
-		success := map[string]string{"GET": `code="200"}`, "POST": `code="201"}`}[rt.Method]
-		zero = append(zero, "http_requests_total"+labels+success,
-			"http_requests_total"+labels+`code="500"}`,
+		failure := map[bool]string{true: "405", false: "500"}[rt.Method == "other"]
+		zero = append(zero,
+			fmt.Sprintf(`http_requests_total%scode="%d"}`, labels, rt.success),
+			"http_requests_total"+labels+`code="`+failure+`"}`,
 			"http_request_duration_seconds_bucket"+labels+`le="0.1"}`,
 			"http_request_duration_seconds_bucket"+labels+`le="1.0"}`)
 	}
-	for labels, values := range map[string]string{
-		"log_events_total{category=": `VALIDATION AUTHENTICATION SECURITY ATTACK TIMEOUT
-			PERFORMANCE`,
-		"task_errors_total{error_code=": `VALIDATION_ERROR MALFORMED_JSON UNAUTHORIZED FORBIDDEN
-			NOT_FOUND METHOD_NOT_ALLOWED REQUEST_TIMEOUT BODY_TOO_LARGE UNSUPPORTED_MEDIA_TYPE
-			RATE_LIMITED INTERNAL_ERROR STORE_FULL`,
-	} {
-		for value := range strings.FieldsSeq(values) {
-			zero = append(zero, labels+strconv.Quote(value)+"}")
+	for _, code := range errorCodes {
+		zero = append(zero, `task_errors_total{error_code="`+code.Name+`"}`)
+		if code.category != "" {
+			zero = append(zero, `log_events_total{category="`+code.category+`"}`)
 		}
 	}
 	for _, series := range zero {
@@ -1578,6 +1577,9 @@ func TestStockDashboardsFindWhatTheyDraw(t *testing.T) {
 	equal(t, "labels of go_info and go_gc_duration_seconds", fmt.Sprint(labels), want)
 
 	samples, _ := parsePage(page)
+	eventually(t, "go_goroutines are those of the program, without the runtime's own", func() bool {
+		return scrape(t, s)["go_goroutines"] == float64(runtime.NumGoroutine())
+	})
 	for sum, parts := range map[string]string{
 		"alloc_bytes": "heap_alloc_bytes", "mallocs_total": "frees_total heap_objects",
 		"heap_sys_bytes": "heap_idle_bytes heap_inuse_bytes",
@@ -1663,10 +1665,16 @@ func TestMetricsUnderLoad(t *testing.T) {
 
 // --- 5. Logs: one line per request, which greps find and no client can forge. ---
 
-// steps are what the route POST /do/{what} can be asked to do, one after the other.
+// steps are what the routes /do/{what} can be asked to do, one after the other.
 var steps = map[string]func(*reply) error{
-	"sleep":   func(*reply) error { time.Sleep(time.Second); return nil },
-	"write":   func(w *reply) error { _, err := io.WriteString(w, "half"); return err },
+	"sleep": func(*reply) error { time.Sleep(time.Second); return nil },
+	"write": func(w *reply) error {
+		w.Header().Set("Content-Type", "text/html")
+		w.Header().Set("Location", "/half")
+		w.WriteHeader(201)
+		_, err := io.WriteString(w, "half")
+		return err
+	},
 	"503":     func(w *reply) error { w.WriteHeader(503); return nil },
 	"nothing": func(*reply) error { return nil },
 	"miss":    func(*reply) error { return newError(notFound, "x") },
@@ -1683,32 +1691,39 @@ func do(w *reply, r *http.Request) (err error) {
 	return err
 }
 
-var doRoute = route{"POST", "/do/{what}", "", anyone, 200, do}
+// doRoutes are not in openapi.json: judge takes their answers for those of unknown paths.
+var doRoutes = []route{
+	{"POST", "/do/{what}", "", anyone, 200, do},
+	{"GET", "/do/{what}", "", anyone, 200, do},
+}
 
 // records are what the line of a request says (status, level, category and msg without its last
-// word), the request (to /api/tasks, if it names no path; with a header or a flag of the service),
-// and how the metrics count it: by method, route, and the error_code, if the client does not see
-// that. The pages of pprof have none.
+// word, and behind a semicolon its faults), the request (to /api/tasks, if it names no path; with a
+// header or a flag of the service), and how the metrics count it: by method and route. Each error
+// code has a row.
 const records = `
 // What goes well.
 200 INFO - | GET /health                        | GET /health
 200 INFO - | HEAD /health                       | GET /health
 201 INFO - | POST {"task_name":"a"}             | POST /api/tasks
 201 INFO - | POST {"task_name":"a\n"}           | POST /api/tasks
+204 INFO - | OPTIONS                            | other unmatched
 204 INFO - | OPTIONS; Origin: https://a.example | other unmatched
+307 INFO - | GET /api//tasks                    | other unmatched
 200 INFO - | POST /do/nothing                   | POST /do/{what}
-// What may happen to anybody.
+// What may happen to anybody. The pages of pprof are no errors of the service.
 404 INFO - | GET /api/tasks/task_A             | GET /api/tasks/{task_id}
-404 INFO - | GET /debug/pprof/nosuch           | GET /debug/pprof/ NOT_FOUND
+404 INFO - | GET /debug/pprof/nosuch           | GET /debug/pprof/
+400 INFO - | GET /debug/pprof/heap?seconds=x   | GET /debug/pprof/
 404 INFO - | GET /nowhere                      | other unmatched
 405 INFO - | BREW /health                      | other unmatched
 415 INFO - | POST {}; Content-Type: text/plain | POST /api/tasks
 // What clients do wrong. Damaged text is no attack, and neither is what is trimmed away.
-400 WARNING VALIDATION     | POST {"task_name":"\ud800"}        | POST /api/tasks
-400 WARNING VALIDATION     | POST {"task_name":"\xff"}          | POST /api/tasks
-400 WARNING VALIDATION     | GET /debug/pprof/heap?seconds=x    | GET /debug/pprof/ VALIDATION_ERROR
-400 WARNING ATTACK         | POST {"task_name":"a\u0007b"}      | POST /api/tasks
-400 WARNING ATTACK         | POST {"user_id":"a\u001bb","x":1}  | POST /api/tasks
+400 WARNING VALIDATION; task_name:INVALID_CHARACTER | POST {"task_name":"\ud800"} | POST /api/tasks
+400 WARNING VALIDATION; body:INVALID_VALUE          | POST {"task_name":"\xff"}   | POST /api/tasks
+400 WARNING VALIDATION; limit:INVALID_VALUE         | GET /api/tasks?limit=x      | GET /api/tasks
+400 WARNING ATTACK; task_name:INVALID_CHARACTER     | POST {"task_name":"a\u0007b"} | POST /api/tasks
+400 WARNING ATTACK; task_name:REQUIRED user_id:INVALID_CHARACTER x:UNKNOWN_FIELD | POST {"user_id":"a\u001bb","x":1} | POST /api/tasks
 401 WARNING AUTHENTICATION | GET; -token-file=TOKEN             | GET /api/tasks
 403 WARNING SECURITY       | POST {}; Sec-Fetch-Site: same-site | POST /api/tasks
 403 WARNING SECURITY       | OPTIONS; Origin: https://b.example | other unmatched
@@ -1716,20 +1731,22 @@ const records = `
 413 WARNING SECURITY       | POST 70kB                          | POST /api/tasks
 429 WARNING SECURITY       | POST {"task_name":"a"}; -rate=1    | POST /api/tasks
 // What is slow, if there is nothing worse to say.
-200 INFO -                   | POST /do/sleep-write; -slow=1s | POST /do/{what}
-200 WARNING PERFORMANCE SLOW | POST /do/sleep-write           | POST /do/{what}
-404 WARNING PERFORMANCE SLOW | POST /do/sleep-miss            | POST /do/{what}
-400 WARNING VALIDATION SLOW  | POST /do/sleep-err             | POST /do/{what}
-500 ERROR - SLOW             | POST /do/sleep-fail            | POST /do/{what}
+200 INFO -                   | POST /do/sleep-nothing; -slow=1s | POST /do/{what}
+200 WARNING PERFORMANCE SLOW | POST /do/sleep-nothing           | POST /do/{what}
+404 WARNING PERFORMANCE SLOW | POST /do/sleep-miss              | POST /do/{what}
+400 WARNING VALIDATION SLOW  | POST /do/sleep-err               | POST /do/{what}
+500 ERROR - SLOW             | POST /do/sleep-fail              | POST /do/{what}
+// What operators do at once: two CPU profiles.
+500 WARNING - | GET /debug/pprof/profile | GET /debug/pprof/
 // What the service does wrong.
 503 WARNING -  | GET /health/detailed                 | GET /health/detailed
-500 ERROR -    | GET /debug/pprof/profile             | GET /debug/pprof/ INTERNAL_ERROR
-503 ERROR -    | POST /do/503                         | POST /do/{what} INTERNAL_ERROR
+503 WARNING -  | GET /health/readiness; -max-tasks=1  | GET /health/readiness
+503 ERROR -    | POST /do/503                         | POST /do/{what}
 507 ERROR -    | POST {"task_name":"a"}; -max-tasks=1 | POST /api/tasks
-200 ERROR -    | POST /do/write-fail                  | POST /do/{what} INTERNAL_ERROR
+500 ERROR -    | POST /do/write-fail                  | POST /do/{what}
 500 CRITICAL - | POST /do/panic                       | POST /do/{what}
-200 CRITICAL - | POST /do/write-panic                 | POST /do/{what} INTERNAL_ERROR
-500 ERROR -    | POST /do/abort                       | POST /do/{what} INTERNAL_ERROR`
+500 CRITICAL - | POST /do/write-panic                 | POST /do/{what}
+500 CRITICAL - | POST /do/write-abort                 | POST /do/{what}`
 
 func TestRecords(t *testing.T) {
 	t.Parallel()
@@ -1741,7 +1758,8 @@ func TestRecords(t *testing.T) {
 }
 
 func testRecord(t *testing.T, row []string) {
-	says, labels := row[0], strings.Fields(row[2])
+	says, faults, _ := strings.Cut(row[0], "; ")
+	labels := strings.Fields(row[2])
 	series := `{method="` + labels[0] + `",route="` + labels[1] + `"`
 	request, setting, _ := strings.Cut(row[1], "; ")
 	method, body, _ := strings.Cut(request, " ")
@@ -1759,7 +1777,9 @@ func testRecord(t *testing.T, row []string) {
 		flags = append(flags, strings.Replace(setting, "TOKEN", write(t, "token", "s3cret"), 1))
 	}
 	s, log := setUp(t, flags...)
-	s.register(doRoute)
+	for _, rt := range doRoutes {
+		s.register(rt)
+	}
 	s.limiter.take(1, time.Now()) // the one token of -rate=1, and the one place of -max-tasks=1
 	must(t, s.store.add(&Task{}))
 	req := httptest.NewRequest(method, "http://localhost"+path, strings.NewReader(body))
@@ -1770,12 +1790,9 @@ func testRecord(t *testing.T, row []string) {
 	if strings.HasSuffix(path, "/profile") && pprof.StartCPUProfile(io.Discard) == nil {
 		defer pprof.StopCPUProfile() // until then, another profile fails
 	}
-	rec := httptest.NewRecorder()
-	func() {
-		defer func() { recover() }() // as net/http does when a handler hangs up
-		s.ServeHTTP(rec, req)
-	}()
-	line, answer := log.String(), rec.Body.String()
+	status, _ := strconv.Atoi(says[:3])
+	answer := serve(t, s, status, request, req).body
+	line := log.String()
 	var object map[string]any
 	must(t, json.Unmarshal([]byte(line), &object)) // one line
 	f := map[string]string{}
@@ -1786,31 +1803,40 @@ func testRecord(t *testing.T, row []string) {
 	said := []string{f["status"], f["level"], cmp.Or(f["category"], "-"), f["msg"], f["method"],
 		f["route"], f["path"], f["remote"], f["request_id"], f["panic"] + f["cause"]}
 	want := []string{says, "request", method, labels[1], req.URL.Path, req.RemoteAddr, "r1", ""}
-	answered := "http_requests_total" + series + `,code="` + f["status"] + `"}`
-	counted := map[string]float64{answered: 1}
-	more := ""
+	counted := map[string]float64{"http_requests_total" + series + `,code="` + f["status"] + `"}`: 1}
+	more := map[string]bool{"faults": faults != "", "category": f["category"] != "",
+		"task_id": status == 201, "user_id": status == 201}
 	switch {
-	case f["category"] != "":
-		more, counted[`log_events_total{category="`+f["category"]+`"}`] = " category", 1
-	case f["status"] == "201":
-		more = " task_id user_id"
-	case strings.HasSuffix(path, "panic"):
-		more, want[7] = " panic stack", "secret"
+	case strings.HasSuffix(path, "panic"), strings.HasSuffix(path, "abort"):
+		more["panic"], more["stack"] = true, true
+		want[7] = map[bool]string{true: "secret", false: http.ErrAbortHandler.Error()}[path[len(path)-5:] == "panic"]
 		equal(t, line+"leads to the cause", strings.Contains(f["stack"], ".do("), true)
 	case strings.HasSuffix(path, "fail"):
-		more, want[7] = " cause", "secret"
+		more["cause"], want[7] = true, "secret"
 	}
 	equal(t, line, strings.Join(said, " "), strings.Join(want, " "))
-	keys := slices.Sorted(strings.FieldsSeq(more +
-		" bytes duration level method msg path remote request_id route status time"))
+	equal(t, line+"faults", f["faults"], faults)
+	keys := strings.Fields("bytes duration level method msg path remote request_id route status time")
+	for key, is := range more {
+		if is {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
 	equal(t, line+"has keys", fmt.Sprint(slices.Sorted(maps.Keys(f))), fmt.Sprint(keys))
 	equal(t, line+"HEAD has no bytes", f["bytes"] == "0" || method != "HEAD", true)
 	trouble := regexp.MustCompile("ERROR|CRITICAL") // what the guide greps for finds nothing else
 	equal(t, line+"is trouble", trouble.FindString(line), trouble.FindString(f["level"]))
 	equal(t, answer+"\ntells of the inside", strings.Contains(answer, "secret"), false)
+	equal(t, answer+"\nhas half of another", strings.Contains(answer, "half"), false)
 
-	for _, code := range append(find(answer, `"error_code":"(\w+)"`), labels[2:]...) {
+	if f["category"] != "" {
+		counted[`log_events_total{category="`+f["category"]+`"}`] = 1
+	}
+	for _, code := range find(answer, `"error_code":"(\w+)"`) {
 		counted[`task_errors_total{error_code="`+code+`"}`] = 1
+		level := strings.TrimPrefix(strings.Fields(says)[1], "-")
+		provoked.Store(fmt.Sprint(code, " ", status, " ", level, " ", f["category"]), true)
 	}
 	page := scrape(t, s)
 	if strings.Contains(path, "sleep") { // for a second, which a bucket of a second contains
@@ -1822,6 +1848,26 @@ func testRecord(t *testing.T, row []string) {
 		return value == 0 || !answers.MatchString(series)
 	})
 	equal(t, request+" counts", fmt.Sprint(page), fmt.Sprint(counted))
+}
+
+// In the log, a refused request says why: at most five faults, each in at most 64 bytes, and client
+// text escaped as in a query string.
+func TestTheLogSaysWhyARequestIsRefused(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{
+		`{"task_name":"","user_id":7}`:   "task_name:REQUIRED user_id:INVALID_TYPE",
+		`{"task_name":"a","b c=\"\n":1}`: "b+c%3D%22%0A:UNKNOWN_FIELD",
+		`{"task_name":"a","` + strings.Repeat("é", 50) + `":1}`: strings.Repeat("%C3%A9", 8) +
+			"%C:UNKNOWN_FIELD",
+		`{"g":1,"f":1,"e":1,"d":1,"c":1,"b":1}`: "task_name:REQUIRED b:UNKNOWN_FIELD " +
+			"c:UNKNOWN_FIELD d:UNKNOWN_FIELD e:UNKNOWN_FIELD",
+		"[]": "body:INVALID_VALUE",
+	} {
+		s, log := setUp(t)
+		post(t, s, 400, body)
+		got := strings.Join(find(log.String(), ` faults="?([^"\s]*(?: [A-Z_a-z:%0-9+]*)*?)"?(?: category|\n)`), "")
+		equal(t, body+" in "+log.String(), got, want)
+	}
 }
 
 func TestLogCannotBeForged(t *testing.T) {
@@ -1889,20 +1935,227 @@ func TestLogLevels(t *testing.T) {
 	}
 }
 
-// A panic or an error costs one answer, but if that has begun, the client must not take half of it
-// for the whole.
-func TestHalfAnAnswerIsCut(t *testing.T) {
+// An error or a panic after a write replaces what was written by the envelope, with a length of its
+// own and without the headers of the other, for HEAD, too.
+func TestNoHalfOfAnAnswerIsSent(t *testing.T) {
 	t.Parallel()
 	c := start(t)
-	c.register(doRoute)
-	for what := range strings.FieldsSeq("write-panic write-fail abort") {
-		resp, err := c.http.Post(c.base+"/do/"+what, "", nil)
-		if err == nil {
-			_, err = io.ReadAll(resp.Body)
-		}
-		equal(t, "who asks for /do/"+what+" notices", err != nil, true)
+	for _, rt := range doRoutes {
+		c.register(rt)
+	}
+	for what, status := range map[string]int{"write-fail": 500, "write-panic": 500, "panic": 500,
+		"write-abort": 500, "abort": 500, "write-miss": 404} {
+		t.Run(what, func(t *testing.T) {
+			var lengths []string
+			for method := range strings.FieldsSeq("GET HEAD POST") {
+				a := c.call(t, status, method, "/do/"+what, "")
+				if method != "HEAD" {
+					code := map[int]string{500: "INTERNAL_ERROR", 404: "NOT_FOUND"}[status]
+					equal(t, a.curl, a.brief(""), code)
+				}
+				lengths = append(lengths, a.header.Get("Content-Length"))
+				equal(t, a.curl+"\nContent-Type", a.header.Get("Content-Type"), "application/json")
+				equal(t, a.curl+"\nLocation", a.header.Get("Location"), "")
+			}
+			equal(t, "lengths of GET, HEAD and POST", fmt.Sprint(lengths),
+				fmt.Sprint(slices.Repeat(lengths[:1], 3)))
+		})
 	}
 	equal(t, "requests in flight", scrape(t, c.service)["http_requests_in_flight"], 1)
+}
+
+// The line of a request is written before its answer is sent. If the answer is not delivered, the
+// log says that, too.
+func TestAnAnswerThatIsNotDeliveredIsTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := startInBubble(t)
+		c.register(route{"GET", "/slow", "", anyone, 200, func(w *reply, _ *http.Request) error {
+			time.Sleep(15*time.Second + 1) // longer than WriteTimeout
+			w.fill(200, "text/plain", []byte("done"))
+			return nil
+		}})
+		req, err := http.NewRequest("GET", c.base+"/slow", nil)
+		must(t, err)
+		req.Header.Set("X-Request-Id", "r1")
+		resp, err := c.http.Do(req)
+		equal(t, fmt.Sprintf("an answer after WriteTimeout: %v", resp), err != nil, true)
+		synctest.Wait()
+		like(t, "the log", c.log.String(), "…level=WARNING msg=\"SLOW request\"… path=/slow status=200…"+
+			"level=WARNING msg=\"an answer was not delivered\" request_id=r1 status=200 cause=\"…timeout\"\n")
+	})
+}
+
+// A profile may take longer than WriteTimeout: pprof puts that off, if it can reach the connection.
+func TestALongProfileArrives(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := startInBubble(t)
+		c.register(route{"GET", "/profile", "", anyone, 200, func(w *reply, r *http.Request) error {
+			r.URL.Path = "/debug/pprof/goroutine" // which is for clients on this host
+			return c.profile(w, r)
+		}})
+		a := c.call(t, 200, "GET", "/profile?seconds=20", "")
+		equal(t, "a profile is compressed with gzip", strings.HasPrefix(a.body, "\x1f\x8b"), true)
+		equal(t, "log\n"+c.log.String(), len(find(c.log.String(), "not (delivered)")), 0)
+	})
+}
+
+// The first line says what an operator wants to know of this start. Addresses are text in both
+// formats.
+func TestTheFirstLineSaysWhatIsServed(t *testing.T) {
+	t.Parallel()
+	tokenFile, dataFile := write(t, "token", "s3cret"), filepath.Join(t.TempDir(), "tasks")
+	certificate, key := writeCertificate(t)
+	for _, row := range []struct {
+		flags []string
+		want  string
+	}{
+		{nil, "token=false tls=false data_file=false"},
+		{[]string{"-token-file=" + tokenFile}, "token=true tls=false data_file=false"},
+		{[]string{"-data-file=" + dataFile}, "token=false tls=false data_file=true"},
+		{[]string{"-tls-cert=" + certificate, "-tls-key=" + key}, "token=false tls=true data_file=false"},
+	} {
+		c := start(t, row.flags...)
+		addr := strings.TrimPrefix(c.base, "http://")
+		eventually(t, "the line is there", func() bool {
+			return strings.Contains(c.log.String(), "msg=serving")
+		})
+		like(t, "the log", c.log.String(), "…level=INFO msg=serving address="+addr+" docs=/docs "+
+			row.want+" version=… revision=…\n")
+	}
+	c := start(t, "-log-format=json")
+	c.call(t, 200, "GET", "/health", "")
+	eventually(t, "both lines are there", func() bool { return strings.Count(c.log.String(), "\n") == 2 })
+	for _, line := range []string{`…,"remote":"127.0.0.1:…"…`, `…"msg":"serving","address":` +
+		`"127.0.0.1:…","docs":"/docs","token":false,"tls":false,"data_file":false,"version":"…"…`} {
+		like(t, "the log", c.log.String(), line)
+	}
+}
+
+// writeCertificate returns the paths of a certificate and of its key.
+func writeCertificate(t *testing.T) (certificate, key string) {
+	t.Helper()
+	pair := httptest.NewTLSServer(nil)
+	defer pair.Close()
+	secret, err := x509.MarshalPKCS8PrivateKey(pair.TLS.Certificates[0].PrivateKey)
+	must(t, err)
+	block := func(kind string, der []byte) string {
+		return write(t, "pem", string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
+	}
+	return block("CERTIFICATE", pair.Certificate().Raw), block("PRIVATE KEY", secret)
+}
+
+// What net/http has to say goes to the log. A check that only opens the HTTPS port, as load
+// balancers do, is no reason for a WARNING; one that speaks another protocol is.
+func TestChecksOfTheHTTPSPort(t *testing.T) {
+	t.Parallel()
+	certificate, key := writeCertificate(t)
+	for sent, want := range map[string]string{"": "INFO", "GET / HTTP/1.0\r\n\r\n": "WARNING"} {
+		c := start(t, "-tls-cert="+certificate, "-tls-key="+key)
+		conn := c.open(t)
+		io.WriteString(conn, sent)
+		conn.(*net.TCPConn).CloseWrite()
+		const form = `level=(\w+) msg="http: TLS handshake error from 127.0.0.1:`
+		eventually(t, fmt.Sprintf("the log tells of %q", sent), func() bool {
+			return find(c.log.String(), form) != nil
+		})
+		equal(t, fmt.Sprintf("level of the line for %q", sent), find(c.log.String(), form)[0], want)
+	}
+}
+
+// logrotate has moved the log file away: after SIGHUP, the service must not keep it open, or its
+// blocks would never be free.
+func TestTheOldLogFileIsClosed(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "log")
+	s, _ := setUp(t, "-log-file="+path)
+	old := s.logOutput.file
+	must(t, os.Rename(path, path+".1"))
+	must(t, s.logOutput.open(path))
+	_, err := old.WriteString("x")
+	equal(t, fmt.Sprint("the old file is closed: ", err), errors.Is(err, os.ErrClosed), true)
+	get(t, s, 404, "/nowhere")
+	equal(t, "lines in the new file", strings.Count(content(path), "\n"), 1)
+	equal(t, "the old file", content(path+".1"), "")
+}
+
+// Where standard error is the journal, each line has its priority in front. What is the journal,
+// JOURNAL_STREAM says; a log file is none, and neither is another socket.
+func TestPrioritiesForTheJournal(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a few seconds")
+	}
+	if runtime.GOOS != "linux" {
+		t.Skip("systemd is on Linux only")
+	}
+	t.Parallel()
+	for name, row := range map[string]struct {
+		flags, inode string // of JOURNAL_STREAM; empty for the true one
+		isJournal    bool
+	}{
+		"text": {"", "", true}, "json": {"-log-format=json", "", true},
+		"another inode": {"", "1", false}, "a log file": {"-log-file=FILE", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, err := os.MkdirTemp("", "j") // the path of a socket must be short
+			must(t, err)
+			defer os.RemoveAll(dir)
+			journal, err := net.ListenUnix("unix", &net.UnixAddr{Name: dir + "/s", Net: "unix"})
+			must(t, err)
+			defer journal.Close()
+			conn, err := net.DialUnix("unix", nil, journal.Addr().(*net.UnixAddr))
+			must(t, err)
+			defer conn.Close()
+			stderr, err := conn.File()
+			must(t, err)
+			defer stderr.Close()
+			reader, err := journal.Accept()
+			must(t, err)
+			defer reader.Close()
+			link, err := os.Readlink(fmt.Sprint("/proc/self/fd/", stderr.Fd()))
+			must(t, err)
+			inode := cmp.Or(row.inode, strings.Join(find(link, `socket:\[(\d+)\]`), ""))
+
+			data, logFile := dir+"/tasks", dir+"/log"
+			flags := strings.Fields(strings.Replace(row.flags, "FILE", logFile, 1))
+			cmd := command(t, "JOURNAL_STREAM=8:"+inode,
+				append(flags, "-addr=127.0.0.1:0", "-data-file="+data, "-log-level=debug")...)
+			cmd.Stderr = stderr
+			must(t, cmd.Start())
+			defer func() { cmd.Process.Kill(); cmd.Wait() }()
+			var log buffer
+			go io.Copy(&log, reader)
+			address := func() []string {
+				return find(log.String()+content(logFile), `address"?[=:]"?([0-9.:]+)`)
+			}
+			eventually(t, "the log tells the address", func() bool { return address() != nil })
+			c := newClient("http://"+address()[0], &http.Transport{DisableKeepAlives: true})
+			c.call(t, 400, "POST", "/api/tasks", `{"task_name":"<3>\n<2>"}`)
+			must(t, os.Remove(data))
+			c.call(t, 500, "POST", "/api/tasks", body)
+			must(t, cmd.Process.Signal(syscall.SIGTERM))
+			must(t, cmd.Wait())
+
+			eventually(t, "the last line is there", func() bool {
+				return strings.Contains(log.String()+content(logFile), "stopped")
+			})
+			priorities := map[string]string{"INFO": "<6>", "WARNING": "<4>", "ERROR": "<3>",
+				"CRITICAL": "<2>"}
+			seen := map[string]bool{}
+			for line := range strings.Lines(log.String() + content(logFile)) {
+				level := find(line, `level"?[=:]"?([A-Z]+)`)[0]
+				seen[level] = true
+				want := map[bool]string{true: priorities[level]}[row.isJournal]
+				rest := strings.TrimPrefix(line, want)
+				isWhole := strings.HasPrefix(rest, "time=") || strings.HasPrefix(rest, `{"time":`)
+				equal(t, fmt.Sprintf("%q begins with %q", line, want),
+					strings.HasPrefix(line, want) && isWhole, true)
+			}
+			equal(t, "levels seen in\n"+log.String(), len(seen), len(priorities))
+		})
+	}
 }
 
 // Lines that cannot be written are counted, and the first of a row is told on standard error. When
@@ -2754,7 +3007,7 @@ func TestDocumentsAreInStep(t *testing.T) {
 			codes = append(codes, fmt.Sprint(code.status, ":", code.Name))
 		}
 	}
-	details := find(source, `(?:field|name|"\w+"), "([A-Z_]+)", "`)
+	details := find(source, `(?:field|name|"\w+"), "([A-Z_]+)", `)
 	same("errorCodes", declared, find(source, `= errorCode\{"(\w*)", (\d+), .*, "(\w*)"\}`))
 	same("errors of README.md", find(readme, "(?m)^\\| (\\d+) \\| `([A-Z_]+)` \\| .*[a-z]"), codes)
 	same("errors of openapi.json", enum("ErrorEnvelope", "error_code"),
@@ -2784,12 +3037,12 @@ func TestDocumentsAreInStep(t *testing.T) {
 func TestJudgeFindsFaults(t *testing.T) {
 	t.Parallel()
 	for schema, wrong := range map[string]string{
-		`{"$ref":"#/components/schemas/TaskID"}`: `"x"`, `{"$ref":"#/nowhere"}`: `1`,
+		`{"$ref":"#/components/schemas/Timestamp"}`: `"x"`, `{"$ref":"#/nowhere"}`: `1`,
 		`{"type":"integer"}`: `1.5`, `{"type":"string"}`: `1`, `{"type":["string"]}`: `"a"`,
-		`{"const":"a"}`: `"b"`, `{"enum":["a"]}`: `"b"`, `{"pattern":"^a$"}`: `"ab"`,
+		`{"format":"date-time"}`: `"2026-02-30T00:00:00Z"`, `{"enum":["a"]}`: `"b"`, `{"pattern":"^a$"}`: `"ab"`,
 		`{"minLength":2}`: `"é"`, `{"maxLength":1}`: `"ab"`, `{"minimum":1}`: `0`,
 		`{"maximum":1}`: `2`, `{"maxItems":1}`: `[1,2]`, `{"items":{"type":"string"}}`: `["a",1]`,
-		`{"required":["a"]}`: `{"b":1}`, `{"properties":{"a":{"const":1}}}`: `{"a":2}`,
+		`{"required":["a"]}`: `{"b":1}`, `{"properties":{"a":{"enum":[1]}}}`: `{"a":2}`,
 		`{"properties":{"a":{}},"additionalProperties":false}`: `{"a":1,"b":1}`, `{"not":{}}`: `1`,
 	} {
 		var pair []any
@@ -2799,6 +3052,10 @@ func TestJudgeFindsFaults(t *testing.T) {
 	good := start(t).call(t, 405, "PUT", "/health", "")
 	for what, spoil := range map[string]func(*answer){
 		"a status that is not documented": func(a *answer) { a.status = 408 },
+		"the error of another status":     func(a *answer) { a.body = strings.Replace(a.body, "METHOD_NOT_ALLOWED", "NOT_FOUND", 1) },
+		"a length that is missing":        func(a *answer) { a.header.Del("Content-Length") },
+		"a length that is wrong":          func(a *answer) { a.header.Set("Content-Length", "1") },
+		"an answer that may be kept":      func(a *answer) { a.header.Del("Cache-Control") },
 		"another media type":              func(a *answer) { a.header["Content-Type"] = nil },
 		"a header that is missing":        func(a *answer) { a.header["Allow"] = nil },
 		"half a body":                     func(a *answer) { a.body = a.body[:40] },
@@ -2811,6 +3068,111 @@ func TestJudgeFindsFaults(t *testing.T) {
 	}
 }
 
+// provoked are the error codes that TestRecords has seen, as keys of errorCodes are written there.
+var provoked sync.Map
+
+// An example is found in openapi.json under an operation and a status. Its summary is the request
+// as a script writes it, and its description names the flags of the service.
+type example struct {
+	status               int
+	request, description string
+	value                any
+}
+
+// examples are those of all responses, each once.
+func examples(t *testing.T) (found []example) {
+	seen := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(operations)) {
+		for status := range operations[name] {
+			content := member(operations[name], status, "content", "application/json")
+			code, _ := strconv.Atoi(status)
+			values := member(content, "examples")
+			equal(t, name+" "+status+" has an example", content == nil || values != nil ||
+				name == "GET /openapi.json", true)
+			for key := range values {
+				one := member(values, key)
+				request, _ := one["summary"].(string)
+				description, _ := one["description"].(string)
+				if id := status + request + description; !seen[id] {
+					found = append(found, example{code, request, description, one["value"]})
+					seen[id] = true
+				}
+			}
+		}
+	}
+	return found
+}
+
+// normaliseJSON returns a value as JSON with its keys in order, without what differs from run to
+// run and from host to host.
+func normaliseJSON(t *testing.T, value any) string {
+	t.Helper()
+	text, err := json.Marshal(value)
+	must(t, err)
+	numbers := regexp.MustCompile(`"(uptime_seconds|\w+_percent|\w+_bytes)":[0-9.]+`)
+	names := regexp.MustCompile(`"(version|request_id)":"[^"]*"`)
+	return numbers.ReplaceAllString(names.ReplaceAllString(normalise(string(text)), `"$1":""`), `"$1":0`)
+}
+
+// The examples of openapi.json are what the service says, after the two creations that are the
+// examples of POST /api/tasks.
+func TestExamplesAreAnswers(t *testing.T) {
+	t.Parallel()
+	creations := member(document, "paths", "/api/tasks", "post", "requestBody", "content",
+		"application/json", "examples")
+	token := write(t, "token", "s3cret")
+	all := examples(t)
+	equal(t, fmt.Sprint(len(all), " examples are many"), len(all) > 20, true)
+	for _, e := range all {
+		t.Run(fmt.Sprint(e.request, " ", e.status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // where no token of -rate comes back meanwhile
+				data := filepath.Join(t.TempDir(), "tasks")
+				flags := []string{"-cpu-high=100", "-memory-high=100", "-disk-high=100"}
+				for _, flag := range find(e.description, "With `(.*?)`") {
+					flag = strings.Replace(flag, "-token-file token", "-token-file "+token, 1)
+					flags = append(flags, strings.Fields(flag)...)
+				}
+				if e.description == "The data file has failed." {
+					flags = append(flags, "-data-file", data)
+				}
+				s, _ := setUp(t, flags...)
+				sample(s)
+				send := func(status int, row exchange) answer {
+					t.Helper()
+					req := httptest.NewRequest(row.method, "http://localhost"+row.path,
+						strings.NewReader(row.body))
+					req.RemoteAddr = "127.0.0.1:1234"
+					req.Header.Set("Content-Type", "application/json")
+					for _, line := range row.header {
+						name, value, _ := strings.Cut(line, ": ")
+						req.Header.Set(name, value)
+					}
+					if strings.Contains(e.description, "does not come") && row.body == "" {
+						req.Body = io.NopCloser(iotest.ErrReader(os.ErrDeadlineExceeded))
+					}
+					return serve(t, s, status, row.method+" "+row.path+" "+row.body, req)
+				}
+				var ids []string
+				for _, name := range []string{"full", "short"} {
+					text, _ := json.Marshal(member(creations, name)["value"])
+					a := send(201, exchange{method: "POST", path: "/api/tasks", body: string(text),
+						header: []string{"Authorization: Bearer s3cret"}})
+					ids = append(ids, path.Base(a.header.Get("Location")))
+				}
+				if e.description == "The data file has failed." {
+					must(t, os.Remove(data))
+				}
+				request := regexp.MustCompile(`task_[0-9a-z]{26,}`).ReplaceAllString(e.request, ids[0])
+				rows := parse(request + " -> " + strconv.Itoa(e.status))
+				equal(t, "requests in the summary "+e.request, len(rows), 1)
+				var got any
+				must(t, json.Unmarshal([]byte(send(e.status, rows[0]).body), &got))
+				equal(t, "the answer to "+request, normaliseJSON(t, got), normaliseJSON(t, e.value))
+			})
+		})
+	}
+}
+
 // produced are the operations and statuses of all answers that judge has seen.
 var produced sync.Map
 
@@ -2818,28 +3180,48 @@ var produced sync.Map
 // and TestRecords has a route of its own for that, and for the pages of pprof.
 var notProduced = regexp.MustCompile(`^(GET /\S*|x-unmatched) 500$`)
 
-// TestMain fails if no test has seen an answer that the document promises. It cannot tell if only
-// some of the tests have run.
+// TestMain fails if no test has seen an answer that the document promises, or an error code. It
+// cannot tell if only some of the tests have run.
 func TestMain(m *testing.M) {
 	if os.Getenv("TASKAPI_TEST") == "program" { // the test binary is the program, too
 		main()
 		return
 	}
-	code := m.Run()
-	whole := code == 0 && !testing.Short()
-	for _, filter := range []string{"run", "skip", "list", "fuzz"} {
-		whole = whole && flag.Lookup("test."+filter).Value.String() == ""
+	// The first profile starts goroutines that stay: they must not belong to the bubble of a test.
+	if pprof.StartCPUProfile(io.Discard) == nil {
+		pprof.StopCPUProfile()
 	}
+	code := m.Run()
+	isWhole := code == 0 && !testing.Short()
+	for _, filter := range []string{"run", "skip", "list", "fuzz"} {
+		isWhole = isWhole && flag.Lookup("test."+filter).Value.String() == ""
+	}
+	if missing := notSeen(); isWhole && missing != nil {
+		fmt.Println("no test has seen:\n\t" + strings.Join(missing, "\n\t"))
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// notSeen names what openapi.json and errorCodes promise, and no test has provoked.
+func notSeen() (missing []string) {
 	for name, responses := range operations {
 		for status := range responses {
 			name := name + " " + status
-			if _, seen := produced.Load(name); whole && !seen && !notProduced.MatchString(name) {
-				fmt.Println("no test has seen what openapi.json promises:", name)
-				code = 1
+			if _, seen := produced.Load(name); !seen && !notProduced.MatchString(name) {
+				missing = append(missing, "an answer of openapi.json: "+name)
 			}
 		}
 	}
-	os.Exit(code)
+	for _, code := range errorCodes {
+		level := replaceAttr(nil, slog.Any("level", code.level)).Value
+		key := fmt.Sprint(code.Name, " ", code.status, " ", level, " ", code.category)
+		if _, seen := provoked.Load(key); !seen {
+			missing = append(missing, "an error code in the rows of records: "+key)
+		}
+	}
+	slices.Sort(missing)
+	return missing
 }
 
 // --- 9. Fuzzing: what no table thinks of. ---
