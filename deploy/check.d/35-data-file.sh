@@ -187,8 +187,9 @@ syncs_at_start() {
 
 # ends_while_reading: SIGTERM ends the service in the middle of a file that takes half a minute, and systemd hears nothing.
 ends_while_reading() {
-  local began status
-  head -n 1 "$kept/copy" | awk '{ for (i = 0; i < 200000; i++) { line = $0; sub(/task_.{6}/, "&" i, line); print line } }' >"$kept/large"
+  local line began status
+  line=$(head -n 1 "$kept/copy")
+  seq 200000 | sed "s|.*|{\"task_id\":\"task_&\",${line#*,}|" >"$kept/large"
   sed -i 's/READY=1/ready before/' "$work/notify.log"
   NOTIFY_SOCKET=$kept/notify background service strace -f -qq -P "$kept/large" -e trace=read -e inject=read:delay_enter=1000000 \
     -o "$kept/trace" "$taskapi" -addr "127.0.0.1:$port" -data-file "$kept/large"
