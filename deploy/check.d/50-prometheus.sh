@@ -1,6 +1,20 @@
-# Prometheus: the configuration, the rules and their tests; then a real Prometheus that scrapes the real service, which
-# has some load and trouble, and a real Alertmanager that hears of it. The dashboard's queries are asked here too.
-need prometheus prometheus-alertmanager procps
+# Prometheus: the configuration, the rules and their tests, as Debian's Prometheus 2 and today's Prometheus 3 understand
+# them; then a real Prometheus that scrapes the real service, which has some load and trouble, and a real Alertmanager
+# that hears of it. The dashboard's queries are asked here too.
+need prometheus prometheus-alertmanager procps strace
+
+# Without its ways to discover targets: it is built while the rest is checked.
+background promtool3 env GOBIN="$work/bin/3" nice -n 19 go install -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@v0.316.0
+built=$!
+# ended NAME PID: what runs in the background ends well. When it does not, its output is the reason.
+ended() {
+  local status=0
+  wait "$2" || status=$?
+  rm "$work/$1.pid"
+  cat "$work/$1.log"
+  return $status
+}
+promtool3() { "$work/bin/3/promtool" "$@"; }
 
 # every_alert_is_tested: the tests named after an alert expect it for the instance beyond, and have one beside it.
 every_alert_is_tested() {
@@ -20,11 +34,12 @@ every_alert_is_tested() {
 load() {
   local json='Content-Type: application/json'
   for _ in $(seq 250); do
+    (sleep 0.15; echo '{"task_name": "slow"}') | curl -s -H "$json" -X POST -T - "http://$service/api/tasks"
     curl -s -H "$json" -d '{"task_name": "会議資料の準備"}' "http://$service/api/tasks?[1-50]"
     curl -s -H "$json" -d '{}' "http://$service/api/tasks"
-    curl -s -H "$json" -H 'Origin: https://other.example' -d '{}' "http://$service/api/tasks?[1-5]"
+    curl -s -H "$json" -H 'Origin: https://other.example' -d '{}' "http://$service/api/tasks?[1-10]"
     curl -s "http://$service/api/tasks?limit=1" "http://$service/nowhere"
-    sleep 0.2
+    sleep 0.05
   done >/dev/null
 }
 
@@ -93,14 +108,45 @@ alerts_are_complete() {
       "3": ["critical", "システム管理者 sysadmin@example.com"]} as $levels |
     .data.groups[].rules[] | select(.type == "alerting") | .labels.level as $level | select((
       [.labels.severity, .annotations.contact] == [$levels[$level][0], "level-\($level): \($levels[$level][1])"]
-      and .annotations.runbook == "OPERATIONS.md#\(.name | ascii_downcase)" and .annotations.summary != null
+      and .annotations.runbook_url == "{{ $externalLabels.guide }}#\(.name | ascii_downcase)" and .annotations.summary != null
     ) | not)' "$work/rules.json" >"$work/incomplete" && cat "$work/incomplete" && [ ! -s "$work/incomplete" ]
 }
 
-# action COMMAND: the annotation action, filled in for this service and its log, succeeds and prints something.
+# trial: a Prometheus of its own, in which each alert fires at once for the service, and those of an objective for each of
+# the three; $work/actions gets the annotation action of each, as Prometheus has filled it in, behind the alert's name.
+trial() {
+  local trial
+  trial=127.0.0.1:$(free_port)
+  mkdir -p "$work/trial"
+  sed '/^alerting:/,$d' "$deploy/prometheus.yml" >"$work/trial/prometheus.yml"
+  jq --arg service "$service" '{groups: [{name: "trial", interval: "1s", rules: [
+      .data.groups[].rules[] | select(.type == "alerting")
+      | (if .name | startswith("TaskAPIBudgetBurn") then "errors", "latency", "uptime" else "none" end) as $objective
+      | {alert: .name, annotations,
+         expr: "label_replace(label_replace(vector(1), \"instance\", \"\($service)\", \"\", \"\"), \"objective\", \"\($objective)\", \"\", \"\")"}]}]}' \
+    "$work/rules.json" >"$work/trial/alerts.yml"
+  background trial prometheus --config.file "$work/trial/prometheus.yml" --storage.tsdb.path "$work/trial/data" --web.listen-address "$trial"
+  until_true 10 fills_in "$trial"
+  local status=$?
+  stop trial
+  return $status
+}
+fills_in() {
+  curl -fsS "http://$1/api/v1/alerts" >"$work/alerts.json" &&
+    jq -j '.data.alerts[] | .labels.alertname, "\u0000", .annotations.action, "\u0000"' "$work/alerts.json" >"$work/actions" &&
+    jq -e --slurpfile rules "$work/trial/alerts.yml" '.data.alerts | length == ($rules[0].groups[].rules | length)' "$work/alerts.json"
+}
+
+# action COMMAND: the annotation action, for the addresses and logs of this check, succeeds and prints something. Nothing of
+# what it prints comes from a line that a client has forged.
 action() {
-  local command=${1//"{{ \$labels.instance }}"/$service}
-  bash -o pipefail -c "${command//"/var/log/taskapi/task_management.log"/$work/task_management.log}" >"$work/action" && [ -s "$work/action" ]
+  local command=${1//"/var/log/taskapi/task_management.log"/$work/both.log}
+  command=${command//"/var/log/nginx/taskapi.log"/$work/nginx.log}
+  echo "$command"
+  bash -o pipefail -c "${command//"http://127.0.0.1:9090"/http://$prometheus}" >"$work/action" 2>&1
+  local status=$?
+  cat "$work/action"
+  [ $status -eq 0 ] && [ -s "$work/action" ] && ! grep -F 192.0.2.9 "$work/action"
 }
 
 # greps_name_a_field: no action searches the log for a bare word, which a client could put there.
@@ -118,6 +164,62 @@ in_guide() {
 }
 
 lint() { curl -fsS "http://$service/metrics" >"$work/metrics" && promtool check metrics <"$work/metrics"; }
+lint3() { promtool3 check metrics <"$work/metrics"; }
+
+# beside_builds: the service as it is, in a module of its own in which client_golang answers beside it on $BESIDE.
+beside_builds() {
+  mkdir "$work/beside" && cp "$repo"/*.go "$repo"/go.{mod,sum} "$work/beside/" && cp -r "$deploy" "$work/beside/" && cd "$work/beside" || return
+  cat >beside.go <<'GO'
+package main
+
+import (
+	"log"
+	"net/http"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+func init() {
+	go func() { log.Fatal(http.ListenAndServe(os.Getenv("BESIDE"), promhttp.Handler())) }()
+}
+GO
+  go get github.com/prometheus/client_golang/prometheus/promhttp@v1.25.0 && go build -o "$work/bin/beside" .
+}
+
+# alike FILE FILE: two pages of one process. Each go_ and process_ family that metrics.txt lists is on both, with the same
+# type, the same series, and about the same values: what is counted in single things or in seconds differs by a few, and
+# bytes and their like by a quarter, since one page is a moment and a sampling interval older than the other.
+alike() {
+  awk -F ' [|] ' '/^(go|process)_/ { print "# TYPE", $1, $2 }' "$deploy/metrics.txt" | sort >"$work/listed"
+  grep -E '^# TYPE (go|process)_' "$1" | sort | diff "$work/listed" - || return
+  sort "$2" | comm -23 "$work/listed" - | grep . && return 1
+  awk 'NR == FNR { if (!/^#/) theirs[$1] = $2; next }
+    /^(go|process)_/ {
+      known++
+      difference = $2 - theirs[$1]; if (difference < 0) difference = -difference
+      limit = $2 / 4
+      if ($1 ~ /^go_(goroutines|threads)|_fds$/) limit = 5
+      if ($1 ~ /^go_gc_duration/) limit = 0.001
+      if ($1 ~ /^(process_start|process_cpu|go_memstats_last)/) limit = 1
+      if ($1 ~ /^go_(info|sched|gc_go)|_max_/) limit = $2 / 1e9 # both print 2^63 - 1 as they like
+      if (!($1 in theirs) || difference > limit) { print $1, $2, "and", theirs[$1]; wrong = 1 }
+    }
+    END { print known, "series"; exit wrong || !known }' "$2" "$1"
+}
+# same_process OURS THEIRS: the pages at these two addresses are alike.
+same_process() {
+  curl -fsS -o "$work/theirs" "http://$2/metrics" && curl -fsS -o "$work/ours" "http://$1/metrics" && alike "$work/ours" "$work/theirs"
+}
+
+# hangs: from now on each sync of the service takes a minute, as on a disk that does not answer, and three clients wait.
+hangs() {
+  local pid
+  pid=$(cat "$work/target.pid")
+  background disk strace -f -qq -o /dev/null -e trace=fsync -e inject=fsync:delay_enter=60000000 -p "$pid"
+  until_true 10 grep -qE '^TracerPid:.*[1-9]' "/proc/$pid/status" || return
+  background clients curl -sS -Z --max-time 60 -H 'Content-Type: application/json' -d '{"task_name": "waits"}' "http://$service/api/tasks?[1-3]"
+}
 
 # panels_answer: every query of the dashboard has a value that is a number.
 panels_answer() {
@@ -170,7 +272,8 @@ alerts=$(sed -n 's/^ *- alert: *\([A-Za-z]*\).*/\1/p' "$deploy/alerts.yml")
 check "promtool: the configuration" promtool check config "$deploy/prometheus.yml"
 check "promtool: the rules" promtool check rules "$deploy/alerts.yml"
 check "the rules count with the time between two scrapes" grep -qE '^  scrape_interval: 15s$' "$deploy/prometheus.yml"
-check "promtool: the rule tests" promtool test rules "$deploy/alerts_test.yml"
+background tests nice -n 19 promtool test rules "$deploy/alerts_test.yml" # for half a minute: the answer is asked for below
+tests=$!
 check "every alert has a test beyond its threshold and one beside it" every_alert_is_tested
 
 service=127.0.0.1:$(free_port)
@@ -181,7 +284,8 @@ mkdir -p "$work/prometheus"
 # the seconds between two scrapes ("* 15"), which are another number here, too.
 sed -e "s/127.0.0.1:8000/$service/; s/127.0.0.1:9093/$alertmanager/" \
   -e 's/interval: 15s/interval: 1s/; s/timeout: 5s/timeout: 1s/' "$deploy/prometheus.yml" >"$work/prometheus/prometheus.yml"
-sed -e 's/interval: 1m/interval: 1s/; s/ for: [0-9]*[mh]/ for: 1s/; s/_for: 15m/_for: 10s/; s/ \* 15 / * 1 /; s/offset 30s/offset 3s/' "$deploy/alerts.yml" >"$work/prometheus/alerts.yml"
+sed -e 's/interval: 1m/interval: 1s/; s/ for: [0-9]*[mh]/ for: 1s/; s/_for: 15m/_for: 10s/; s/ \* 15 / * 1 /; s/offset 30s/offset 3s/' \
+  -e '/alert: TaskAPICreationsStuck/,/for:/s/\[1m\]/[5s]/' "$deploy/alerts.yml" >"$work/prometheus/alerts.yml"
 printf 'route: {receiver: nobody}\nreceivers: [{name: nobody}]\n' >"$work/alertmanager.yml"
 
 start_service() { background target "$taskapi" -addr "$service" -log-file "$work/task_management.log" -max-tasks 1000 -slow 1us "$@"; }
@@ -199,6 +303,13 @@ broad=127.0.0.1:$(free_port)
 background broad "$taskapi" -addr "$broad" -log-file "$work/broad.log" -max-tasks 5 -rate 10 -token-file "$work/token" \
   -cors-origins https://app.example.com
 check "promtool: /metrics" lint
+ours=127.0.0.1:$(free_port)
+theirs=127.0.0.1:$(free_port)
+check "client_golang builds beside the service" beside_builds
+# With 64 threads, the runtime has many goroutines of its own, which do not count.
+background beside env BESIDE="$theirs" GOMAXPROCS=64 "$work/bin/beside" -addr "$ours"
+check "what both say of Go and the process is the same in name and type, and about the same in value" until_true 20 same_process "$ours" "$theirs"
+stop beside
 check "the page is as small as prometheus.yml says, and no use makes it grow" page_stays_small
 check "every query of the dashboard returns data" until_true 20 panels_answer
 check "every metric family is on the dashboard or named as left out" every_family_is_shown
@@ -207,13 +318,20 @@ check "Alertmanager hears of a full store, errors, and refused requests" until_t
 check "every rule is evaluated without an error" rules_evaluate
 check "every alert has its level, severity, contact and first action" alerts_are_complete
 check "every search in the log is for a field" greps_name_a_field
-while IFS=$'\t' read -r alert command; do
+# What nginx.conf's log_format makes of refused requests, and of one that pretends to come from elsewhere.
+for status in 401 403; do
+  echo "time=2026-11-30T02:00:00+00:00 remote=192.0.2.1 request=\"GET /api/tasks HTTP/1.1\" status=$status bytes=100 duration=0.001 upstream_duration=0.001 request_id=a"
+  echo "time=2026-11-30T02:00:00+00:00 remote=192.0.2.1 request=\"GET /a remote=192.0.2.9 status=$status x\" status=400 bytes=100 duration=0.001 upstream_duration=- request_id=b"
+done >"$work/nginx.log"
+cat "$work/task_management.log" "$work/broad.log" >"$work/both.log"
+check "Prometheus fills in every first action" trial
+while IFS= read -r -d '' alert && IFS= read -r -d '' command; do
   if [[ $command == systemctl* ]]; then
     check "the first action of $alert is in the guide" in_guide "$command"
   else
     check "the first action of $alert" action "$command"
   fi
-done < <(jq -r '.data.groups[].rules[] | select(.type == "alerting") | [.name, .annotations.action] | @tsv' "$work/rules.json")
+done <"$work/actions"
 stop load
 check "no alert says that the service is down, flaps, has restarted or has lost anything" \
   unheard TaskAPIDown TaskAPIFlapping TaskAPIRestarted TaskAPITasksLost TaskAPILogLost
@@ -233,10 +351,18 @@ start_service -data-file "$work/tasks.jsonl"
 check "tasks are put into a data file" until_true 20 create_tasks
 check "Prometheus sees them" until_true 20 stores 5
 check "that restart is forgotten, too" until_true 30 unheard TaskAPIRestarted TaskAPITasksLost
+if strace -o /dev/null true 2>/dev/null; then
+  check "the disk hangs, and clients wait" hangs
+  check "creations that nothing answers are stuck (level 2)" until_true 30 heard TaskAPICreationsStuck
+  stop disk || : # it ends by the signal
+  check "the disk answers, and they are not" until_true 30 unheard TaskAPICreationsStuck
+else
+  skip "a disk that hangs" "no process can be traced on this machine"
+fi
 stop target
 start_service -data-file "$work/tasks.jsonl"
 check "a restart with a data file is a restart (level 2)" until_true 20 heard TaskAPIRestarted
-check "and loses no task" keeps 5
+check "and loses no task" keeps "$(wc -l <"$work/tasks.jsonl")"
 stop target
 sed -i 1d "$work/tasks.jsonl"
 start_service -data-file "$work/tasks.jsonl"
@@ -247,3 +373,8 @@ check "a log that cannot be written is lost (level 2)" until_true 20 heard TaskA
 stop target
 stop prometheus
 stop alertmanager
+check "promtool: the rule tests" ended tests "$tests"
+check "promtool of Prometheus 3 builds" ended promtool3 "$built"
+check "promtool of Prometheus 3: the configuration and the rules" promtool3 check config "$deploy/prometheus.yml"
+check "promtool of Prometheus 3: the rule tests" promtool3 test rules "$deploy/alerts_test.yml"
+check "promtool of Prometheus 3: /metrics" lint3
