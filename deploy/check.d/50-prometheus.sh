@@ -3,9 +3,15 @@
 # that hears of it. The dashboard's queries are asked here too.
 need prometheus prometheus-alertmanager procps strace
 
-# Without its ways to discover targets: it is built while the rest is checked.
-background promtool3 env GOBIN="$work/bin/3" nice -n 19 go install -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@v0.316.0
-built=$!
+# What takes long is done while the rest is checked: the tests of the rules, and building another promtool (without its
+# ways to discover targets).
+background tests nice -n 19 promtool test rules "$deploy"/alerts*_test.yml
+tests=$!
+export GOBIN=$work/bin/3
+# shellcheck disable=SC2016
+background tests3 nice -n 19 bash -c 'go install -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@v0.316.0 &&
+  "$GOBIN/promtool" check config "$1/prometheus.yml" && "$GOBIN/promtool" test rules "$1"/alerts*_test.yml' - "$deploy"
+tests3=$!
 # ended NAME PID: what runs in the background ends well. When it does not, its output is the reason.
 ended() {
   local status=0
@@ -14,13 +20,12 @@ ended() {
   cat "$work/$1.log"
   return $status
 }
-promtool3() { "$work/bin/3/promtool" "$@"; }
 
 # every_alert_is_tested: the tests named after an alert expect it for the instance beyond, and have one beside it.
 every_alert_is_tested() {
   local alert part status=0
   for alert in $alerts; do
-    part=$(awk -v alert="$alert" '/^  - name:/ { on = $3 ~ "^" alert "[,;]?$" } on' "$deploy/alerts_test.yml")
+    part=$(awk -v alert="$alert" '/^  - name:/ { on = $3 ~ "^" alert "[,;]?$" } on' "$deploy"/alerts*_test.yml)
     if ! grep -qE "(labels: ALERTS\{alertname=\"$alert\".*|exp_labels: .*)instance(=\"|: )beyond" <<<"$part" ||
       ! grep -q 'instance="beside"' <<<"$part"; then
       echo "$alert has no such test"
@@ -164,7 +169,7 @@ in_guide() {
 }
 
 lint() { curl -fsS "http://$service/metrics" >"$work/metrics" && promtool check metrics <"$work/metrics"; }
-lint3() { promtool3 check metrics <"$work/metrics"; }
+lint3() { "$GOBIN/promtool" check metrics <"$work/metrics"; }
 
 # beside_builds: the service as it is, in a module of its own in which client_golang answers beside it on $BESIDE.
 beside_builds() {
@@ -272,8 +277,6 @@ alerts=$(sed -n 's/^ *- alert: *\([A-Za-z]*\).*/\1/p' "$deploy/alerts.yml")
 check "promtool: the configuration" promtool check config "$deploy/prometheus.yml"
 check "promtool: the rules" promtool check rules "$deploy/alerts.yml"
 check "the rules count with the time between two scrapes" grep -qE '^  scrape_interval: 15s$' "$deploy/prometheus.yml"
-background tests nice -n 19 promtool test rules "$deploy/alerts_test.yml" # for half a minute: the answer is asked for below
-tests=$!
 check "every alert has a test beyond its threshold and one beside it" every_alert_is_tested
 
 service=127.0.0.1:$(free_port)
@@ -374,7 +377,5 @@ stop target
 stop prometheus
 stop alertmanager
 check "promtool: the rule tests" ended tests "$tests"
-check "promtool of Prometheus 3 builds" ended promtool3 "$built"
-check "promtool of Prometheus 3: the configuration and the rules" promtool3 check config "$deploy/prometheus.yml"
-check "promtool of Prometheus 3: the rule tests" promtool3 test rules "$deploy/alerts_test.yml"
+check "promtool of Prometheus 3: the configuration, the rules and their tests" ended tests3 "$tests3"
 check "promtool of Prometheus 3: /metrics" lint3
