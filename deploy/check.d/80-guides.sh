@@ -566,7 +566,7 @@ removed() {
   local before
   on_host rm "$data" && until_true 10 ready 503 || return
   before=$(stored)
-  run "$(grep -l tasks-before-restart "$guides"/OPERATIONS.md.*)" && with /var/backups/taskapi/tasks-before-restart.jsonl "$1" || return
+  run "$(grep -l before-restart "$guides"/OPERATIONS.md.*)" && with /var/backups/taskapi/before-restart.jsonl "$1" || return
   echo "$before tasks before, $(stored) now"
   [ "$before" -gt 0 ] && [ "$(stored)" -ge "$before" ]
 }
