@@ -16,6 +16,7 @@ command -v debootstrap >/dev/null || apt-get -o DPkg::Lock::Timeout=600 install 
 
 root=$(mktemp -d "/var/tmp/taskapi-$release.XXXXXX")
 trap 'rm -rf --one-file-system "$root"' EXIT
+chmod 755 "$root" # not everybody in there is root
 trap 'exit 130' INT TERM
 # Git is for make build, which asks it for the revision; the rest that a part needs, it installs itself.
 debootstrap --variant=minbase --include=ca-certificates,git,systemd "$release" "$root" >"$root.log" 2>&1 ||

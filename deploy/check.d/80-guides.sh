@@ -633,9 +633,9 @@ ready() { [ "$(on_host curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8
 stored() { on_host curl -s http://127.0.0.1:8000/metrics | sed -n 's/^tasks_stored //p'; }
 fill_disk() {
   halt
-  on_host mount -t tmpfs -o size=16k,mode=0700 tmpfs /var/lib/private/taskapi
+  on_host mount -t tmpfs -o size=8k,mode=0700 tmpfs /var/lib/private/taskapi
   began=$(on_host date +%s)
-  on_host systemctl start taskapi.socket taskapi.service && until_true 30 ready 503 &&
+  on_host systemctl start taskapi.socket taskapi.service && until_true 60 ready 503 &&
     on_host curl -s http://127.0.0.1:8000/health/detailed | jq -e '.checks.storage | .status == "unhealthy" and .reason != null'
 }
 one_critical() { [ "$(on_host journalctl -u taskapi.service --since "@$began" -q -o cat --grep level=CRITICAL | tee /dev/stderr | wc -l)" -eq 1 ]; }
