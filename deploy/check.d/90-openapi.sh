@@ -18,13 +18,14 @@ echo $token >"$work/openapi-token"
 
 tool() { "$node/node_modules/.bin/$1" "${@:2}"; }
 
+# The last one is there because five packages of Postman would have a copy each.
 install_packages() {
   echo '{"private": true, "type": "module"}' >"$node/package.json"
   npm install --prefix "$node" --ignore-scripts --no-audit --no-fund --no-package-lock --save-exact \
     @seriousme/openapi-schema-validator@2.11.0 ajv@8.20.0 @redocly/openapi-core@1.34.15 @stoplight/spectral-cli@6.16.3 \
-    typescript@5.9.3 openapi-typescript@7.13.0 openapi-fetch@0.17.0 @hey-api/openapi-ts@0.85.2 swagger-typescript-api@13.1.3 \
+    typescript@5.8.3 openapi-typescript@7.13.0 openapi-fetch@0.17.0 @hey-api/openapi-ts@0.85.2 swagger-typescript-api@13.1.3 \
     openapi-zod-client@1.18.3 @zodios/core@10.9.6 zod@3.25.76 orval@7.13.2 axios@1.13.2 \
-    @stoplight/prism-cli@5.14.2 openapi-to-postmanv2@6.3.3 newman@6.2.2
+    @stoplight/prism-cli@5.14.2 openapi-to-postmanv2@6.3.3 newman@6.2.2 @faker-js/faker@5.5.3
 }
 
 # The generators for Go have a module of their own.
