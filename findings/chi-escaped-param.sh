@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Package: github.com/go-chi/chi/v5 v5.5.0
 # Input: GET /tasks/{id} with ids that a client has escaped as RFC 3986 wants it.
-# Behaviour: chi.URLParam is decoded for some ids and as it was sent for others: one escape that stands for a slash (or any
-#   other that Go keeps in URL.RawPath) leaves the whole parameter undecoded, the other escapes in it included. net/http's
-#   own mux decodes both.
+# Behaviour: chi.URLParam is decoded for some ids and as it was sent for others: one escape that stands for a slash
+#   (or any other that Go keeps in URL.RawPath) leaves the whole parameter undecoded, the other escapes in it
+#   included. net/http's own mux decodes both.
 # Seen: /tasks/%E8%B3%87%20A: chi "資 A", net/http "資 A"
 # Seen: /tasks/%E8%B3%87%2FA: chi "%E8%B3%87%2FA", net/http "資/A"
 # Date: 2026-11-30
@@ -44,7 +44,7 @@ func get(h http.Handler, path string) string {
 	return answer.Body.String()
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -2,9 +2,9 @@
 # Package: github.com/prometheus/client_golang v1.25.0
 # Input: a program that opens no socket, with the collector for its process, while another process sends 10 MiB over
 #   loopback.
-# Behaviour: process_network_receive_bytes_total grows by the bytes of the other process: /proc/PID/net/netstat, where it
-#   is read, counts the whole network namespace. On a host without containers each program exports the host's traffic as
-#   its own.
+# Behaviour: process_network_receive_bytes_total grows by the bytes of the other process: /proc/PID/net/netstat, where
+#   it is read, counts the whole network namespace. On a host without containers each program exports the host's
+#   traffic as its own.
 # Seen: grew by at least the other's 10 MiB: true
 # Date: 2026-11-30
 set -euo pipefail
@@ -82,7 +82,7 @@ func transfer() {
 	}
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Package: github.com/robfig/cron/v3 v3.0.1, and github.com/adhocore/gronx v1.20.4
 # Input: the crontab line "0 0 */2 * 1": every second day of the month, Mondays.
-# Behaviour: two Go libraries fire on different days. Day and weekday are alternatives unless one of them is unrestricted.
-#   gronx, like Vixie's cron, calls a field unrestricted that begins with "*", so both have to fit: a Monday with an odd
-#   date. For robfig/cron, which Kubernetes uses, only a bare * is: every odd date, and every Monday.
+# Behaviour: two Go libraries fire on different days. Day and weekday are alternatives unless one of them is
+#   unrestricted. gronx, like Vixie's cron, calls a field unrestricted that begins with "*", so both have to fit: a
+#   Monday with an odd date. For robfig/cron, which Kubernetes uses, only a bare * is: every odd date, and every
+#   Monday.
 # Seen: robfig/cron: Tue 01, Thu 03, Sat 05, Mon 07, Wed 09, Fri 11
 # Seen: gronx: Mon 07, Mon 21
 # Date: 2026-11-30
@@ -22,6 +23,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/adhocore/gronx"
@@ -38,35 +40,25 @@ func main() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Print("robfig/cron:")
-	at := november30
-	for i := range 6 {
+	var days []string
+	for at := november30; len(days) < 6; {
 		at = schedule.Next(at)
-		separate(i)
-		fmt.Print(at.Format("Mon 02"))
+		days = append(days, at.Format("Mon 02"))
 	}
+	fmt.Println("robfig/cron:", strings.Join(days, ", "))
 
-	fmt.Print("\ngronx:")
-	at = november30
-	for i := range 2 {
+	days = nil
+	for at := november30; len(days) < 2; {
 		if at, err = gronx.NextTickAfter(line, at, false); err != nil {
 			fmt.Println(err)
 			return
 		}
-		separate(i)
-		fmt.Print(at.Format("Mon 02"))
+		days = append(days, at.Format("Mon 02"))
 	}
-	fmt.Println()
-}
-
-func separate(i int) {
-	if i > 0 {
-		fmt.Print(",")
-	}
-	fmt.Print(" ")
+	fmt.Println("gronx:", strings.Join(days, ", "))
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

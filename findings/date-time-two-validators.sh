@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Package: ajv 8.20.0 with ajv-formats 3.0.1, and zod 4.6.7 (npm)
-# Input: five texts, checked as format "date-time" by ajv and as z.iso.datetime() by zod. RFC 3339 5.6 has the first two.
-# Behaviour: an API whose server checks with the one and whose client checks with the other disagrees about three of them.
-#   ajv takes offsets without a colon and without minutes, which RFC 3339 does not have; zod refuses every offset but Z,
-#   also the usual form of a time outside of UTC, unless it is told {offset: true}.
+# Input: five texts, checked as format "date-time" by ajv and as z.iso.datetime() by zod. RFC 3339 5.6 has the first
+#   two.
+# Behaviour: an API whose server checks with the one and whose client checks with the other disagrees about three of
+#   them. ajv takes offsets without a colon and without minutes, which RFC 3339 does not have; zod refuses every
+#   offset but Z, also the usual form of a time outside of UTC, unless it is told {offset: true}.
 # Seen: 2026-11-30T10:30:00Z ajv true zod true
 # Seen: 2026-11-30T10:30:00+09:00 ajv true zod false
 # Seen: 2026-11-30T10:30:00+0900 ajv true zod false
@@ -17,7 +18,9 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts ajv@8.20.0 ajv-formats@3.0.1 zod@4.6.7 >npm.log 2>&1 || { cat npm.log; exit 2; }
+npm install --silent --no-audit --no-fund --ignore-scripts \
+  ajv@8.20.0 ajv-formats@3.0.1 zod@4.6.7 \
+  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
 cat >finding.js <<'END'
 const Ajv = require('ajv/dist/2020')
 const {z} = require('zod')

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Package: github.com/rs/zerolog v1.35.1, and go.uber.org/zap v1.28.0
 # Input: the same duration, 1.5 s, logged as JSON by zap, zerolog and log/slog with their defaults.
-# Behaviour: three numbers without a unit: seconds, milliseconds, nanoseconds. zerolog even has two of them: Dur writes
-#   milliseconds, Any nanoseconds. A dashboard over the logs of two services is wrong by 1,000 or 1,000,000, silently.
+# Behaviour: three numbers without a unit: seconds, milliseconds, nanoseconds. zerolog even has two of them: Dur
+#   writes milliseconds, Any nanoseconds. A dashboard over the logs of two services is wrong by 1,000 or 1,000,000,
+#   silently.
 # Seen: zap Duration {"took":1.5}
 # Seen: zerolog Dur {"took":1500}
 # Seen: zerolog Any {"took":1500000000}
@@ -56,7 +57,7 @@ func main() {
 	slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: only})).Info("", slog.Duration("took", took))
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: fast-json-stringify 7.3.10 (npm; it writes Fastify's answers)
 # Input: an object with status "done", written with a schema that says const: "pending" for it, and enum: ["pending"].
-# Behaviour: what is written is the schema's word, not the object's: the client reads "pending". With enum, which means the
-#   same, the object's own value is written. Neither is an error.
+# Behaviour: what is written is the schema's word, not the object's: the client reads "pending". With enum, which
+#   means the same, the object's own value is written. Neither is an error.
 # Seen: const: {"status":"pending"}
 # Seen: enum: {"status":"done"}
 # Date: 2026-11-30
@@ -13,7 +13,9 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts fast-json-stringify@7.3.10 >npm.log 2>&1 || { cat npm.log; exit 2; }
+npm install --silent --no-audit --no-fund --ignore-scripts \
+  fast-json-stringify@7.3.10 \
+  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
 cat >finding.js <<'END'
 const build = require('fast-json-stringify')
 const write = status => build({type: 'object', properties: {status}})

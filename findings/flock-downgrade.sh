@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Package: github.com/gofrs/flock v0.13.2
-# Input: TryRLock on a Flock that holds the exclusive lock already (a helper that only reads, called by one that writes).
-# Behaviour: no error and no wait: flock(2) turns the exclusive lock into a shared one, and others get theirs. Locked() is
-#   still true, so the writer does not learn that it is no longer alone.
+# Input: TryRLock on a Flock that holds the exclusive lock already (a helper that only reads, called by one that
+#   writes).
+# Behaviour: no error and no wait: flock(2) turns the exclusive lock into a shared one, and others get theirs.
+#   Locked() is still true, so the writer does not learn that it is no longer alone.
 # Seen: exclusive: Locked true, another reader gets in: false
 # Seen: after TryRLock (true, <nil>): Locked true, another reader gets in: true
 # Date: 2026-11-30
@@ -42,7 +43,7 @@ func main() {
 	fmt.Printf("after TryRLock (%v, %v): Locked %v, another reader gets in: %v\n", got, err, own.Locked(), othersGetIn())
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -2,8 +2,9 @@
 # Package: go go1.26.8
 # Input: a middleware that reads r.Pattern after next.ServeHTTP(w, r), for a metric's label, around a ServeMux with
 #   GET /tasks/{id}; then the same with one more of net/http's own middlewares between the two.
-# Behaviour: the mux writes the pattern into the request that it is given. StripPrefix, TimeoutHandler and everything that
-#   calls WithContext hand on a copy, so the middleware outside reads "": the label is lost, and only on these routes.
+# Behaviour: the mux writes the pattern into the request that it is given. StripPrefix, TimeoutHandler and everything
+#   that calls WithContext hand on a copy, so the middleware outside reads "": the label is lost, and only on these
+#   routes.
 # Seen: the mux alone: "GET /tasks/{id}"
 # Seen: StripPrefix between: ""
 # Seen: TimeoutHandler between: ""

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Package: go go1.26.8, and go1.27.3
 # Input: {"name":資}, which lacks its quotes, read with encoding/json of the same source.
-# Behaviour: SyntaxError.Offset has moved. Up to Go 1.26 it is the first byte of the character that does not fit, and the
-#   message names that byte as if it were Latin-1; from 1.27 on (encoding/json is built on json/v2) it is the last byte.
-#   For ASCII nothing changes, so whoever prints "at byte N", or points at it, has no test that fails.
+# Behaviour: SyntaxError.Offset has moved. Up to Go 1.26 it is the first byte of the character that does not fit, and
+#   the message names that byte as if it were Latin-1; from 1.27 on (encoding/json is built on json/v2) it is the last
+#   byte. For ASCII nothing changes, so whoever prints "at byte N", or points at it, has no test that fails.
 # Seen: go1.26.8: offset 9: invalid character 'è' looking for beginning of value
 # Seen: go1.27.3: offset 11: invalid character '資' looking for beginning of value
 # Date: 2026-11-30
@@ -34,6 +34,6 @@ func main() {
 }
 END
 
-seen=$(GOTOOLCHAIN=go1.26.8 go run main.go 2>>run.log; GOTOOLCHAIN=go1.27.3 go run main.go 2>>run.log) || { cat run.log; exit 2; }
+seen=$(for go in go1.26.8 go1.27.3; do GOTOOLCHAIN=$go go run main.go 2>>run.log; done) || { cat run.log >\&2; exit 2; }
 echo "$seen"
 [ "$seen" = "$expected" ] || { echo 'CHANGED: not what the header says' >&2; exit 1; }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Package: github.com/shirou/gopsutil/v3 v3.24.5, and github.com/hanwen/go-fuse/v2 v2.12.1 for the file system
-# Input: a mounted FUSE file system of 1,000 blocks, 250 of them free, whose f_frsize is 4 KiB and whose f_bsize, the size
-#   it likes to be read in, is 1 MiB (virtiofs of Docker Desktop is such a one). Needs root and /dev/fuse.
-# Behaviour: blocks are counted in f_frsize (POSIX, statvfs); disk.Usage multiplies by f_bsize, so every size is 256 times
-#   what df and stat(1) say. The percentage is right: the factor cancels out.
+# Input: a mounted FUSE file system of 1,000 blocks, 250 of them free, whose f_frsize is 4 KiB and whose f_bsize, the
+#   size it likes to be read in, is 1 MiB (virtiofs of Docker Desktop is such a one). Needs root and /dev/fuse.
+# Behaviour: blocks are counted in f_frsize (POSIX, statvfs); disk.Usage multiplies by f_bsize, so every size is 256
+#   times what df and stat(1) say. The percentage is right: the factor cancels out.
 # Seen: df: total 4096000 free 1024000 used 75%
 # Seen: gopsutil: total 1048576000 free 262144000 used 75%
 # Date: 2026-11-30
@@ -64,7 +64,7 @@ func main() {
 	fmt.Printf("gopsutil: total %d free %d used %.0f%%\n", u.Total, u.Free, u.UsedPercent)
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 mkdir mnt
 seen=$(./finding mnt)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Package: github.com/shirou/gopsutil/v3 v3.24.5
 # Input: two /proc/meminfo: MemAvailable 0 (a kernel at its reserve, gVisor), and MemAvailable above MemTotal (LXC).
-# Behaviour: VirtualMemory hands on MemAvailable as it stands, without an error. In the first case 5 % of the memory is
-#   free, and the usual (Total-Available)/Total says that none is; in the second, Total-Available is unsigned and wraps to
-#   16 EiB in use. free(1) of procps takes MemFree for both.
+# Behaviour: VirtualMemory hands on MemAvailable as it stands, without an error. In the first case 5 % of the memory
+#   is free, and the usual (Total-Available)/Total says that none is; in the second, Total-Available is unsigned and
+#   wraps to 16 EiB in use. free(1) of procps takes MemFree for both.
 # Seen: at its reserve: total 8000000000 available 0 free 400000000 error <nil>
 # Seen: above total: total 2000000000 available 8000000000 free 400000000 error <nil>
 # Seen: total - available: 18446744067709551616
@@ -35,7 +35,7 @@ func main() {
 	}
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 # meminfo DIR TOTAL AVAILABLE: in kB.
 meminfo() {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Package: github.com/shirou/gopsutil/v3 v3.24.5
-# Input: a process with a pid namespace of its own and HOST_PROC at the host's /proc, as a container gets it that shows
-#   readings of its host. Needs root.
+# Input: a process with a pid namespace of its own and HOST_PROC at the host's /proc, as a container gets it that
+#   shows readings of its host. Needs root.
 # Behaviour: process.NewProcess(os.Getpid()) looks up the pid of the inner namespace in the host's /proc and describes
 #   whoever has that number there, without an error. (The own /proc can be given in a context: common.EnvKey with
 #   HostProcEnvKey.)
@@ -33,24 +33,25 @@ func main() {
 		fmt.Println(err)
 		return
 	}
+	set := "unset"
+	if os.Getenv("HOST_PROC") != "" {
+		set = "set"
+	}
 	name, err := p.Name()
 	if name == "finding" {
-		fmt.Printf("%s: pid %d is the program itself\n", os.Args[1], p.Pid)
+		fmt.Printf("HOST_PROC %s: pid %d is the program itself\n", set, p.Pid)
 	} else {
-		fmt.Printf("%s: pid %d is another process, error %v\n", os.Args[1], p.Pid, err)
+		fmt.Printf("HOST_PROC %s: pid %d is another process, error %v\n", set, p.Pid, err)
 	}
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 mkdir hostproc
-seen=$(unshare --mount --pid --fork bash -ec '
-  mount --rbind /proc hostproc
-  mount -t proc proc /proc
-  exec ./finding "HOST_PROC unset"')
-seen+=$'\n'$(unshare --mount --pid --fork bash -ec '
-  mount --rbind /proc hostproc
-  mount -t proc proc /proc
-  HOST_PROC=$PWD/hostproc exec ./finding "HOST_PROC set"')
+# in_namespace: runs the program as pid 1 of a namespace with a /proc of its own; hostproc is the host's.
+in_namespace() {
+  unshare --mount --pid --fork bash -ec 'mount --rbind /proc hostproc; mount -t proc proc /proc; exec ./finding'
+}
+seen=$(in_namespace; HOST_PROC=$work/hostproc in_namespace)
 echo "$seen"
 [ "$seen" = "$expected" ] || { echo 'CHANGED: not what the header says' >&2; exit 1; }

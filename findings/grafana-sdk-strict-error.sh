@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: github.com/grafana/grafana-foundation-sdk/go v0.0.22
 # Input: the JSON of a dashboard that the SDK has built and written itself.
-# Behaviour: UnmarshalJSONStrict returns an error that is not nil and holds nothing: a nil slice of type BuildErrors in an
-#   error. Code with the usual "if err != nil" refuses every dashboard; only len of the errors in it tells.
+# Behaviour: UnmarshalJSONStrict returns an error that is not nil and holds nothing: a nil slice of type BuildErrors
+#   in an error. Code with the usual "if err != nil" refuses every dashboard; only len of the errors in it tells.
 # Seen: Unmarshal nil: true
 # Seen: UnmarshalJSONStrict nil: false, it is cog.BuildErrors(nil)
 # Date: 2026-11-30
@@ -43,7 +43,7 @@ func main() {
 	fmt.Printf("UnmarshalJSONStrict nil: %v, it is %#v\n", err == nil, err)
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -2,8 +2,8 @@
 # Package: github.com/evanphx/json-patch/v5 v5.9.11
 # Input: the document {"limit":1} and a patch that first tests "limit" for the value 1.0, as a client writes it whose
 #   language has no integers.
-# Behaviour: the test fails. RFC 6902 4.6 says that numbers are equal if their values are; the library compares how they
-#   are written.
+# Behaviour: the test fails. RFC 6902 4.6 says that numbers are equal if their values are; the library compares how
+#   they are written.
 # Seen: value 1: {"limit":2} <nil>
 # Seen: value 1.0: testing value /limit failed: test failed
 # Date: 2026-11-30
@@ -43,7 +43,7 @@ func main() {
 	}
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

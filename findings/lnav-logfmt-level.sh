@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: lnav 0.11.1-3 (Debian 12)
 # Input: three lines of log/slog's TextHandler: level=INFO, level=WARN, level=ERROR.
-# Behaviour: lnav knows the format (it shows the fields) and calls every line info: no colour, no count, and its keys to
-#   the next error find none. In lower case it is the same.
+# Behaviour: lnav knows the format (it shows the fields) and calls every line info: no colour, no count, and its keys
+#   to the next error find none. In lower case it is the same.
 # Seen: 3 lines, levels: info info info
 # Date: 2026-11-30
 set -euo pipefail
@@ -11,7 +11,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-apt-get download -qq -o APT::Sandbox::User=root lnav=0.11.1-3 libarchive13=3.6.2-1+deb12u5 >apt.log 2>&1 || { cat apt.log; exit 2; }
+apt-get download -qq -o APT::Sandbox::User=root \
+  lnav=0.11.1-3 libarchive13=3.6.2-1+deb12u5 \
+  >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 export LD_LIBRARY_PATH=$work/root/usr/lib/x86_64-linux-gnu HOME=$work
 cat >app.log <<'END'

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: logfmt 1.4.0 (npm)
 # Input: a line of log/slog's TextHandler: a message of two lines, and a path with a tab in it.
-# Behaviour: the package takes the backslash off and leaves the letter: \n becomes n, \t becomes t. The text is another one
-#   without an error; only \" comes out as it was meant.
+# Behaviour: the package takes the backslash off and leaves the letter: \n becomes n, \t becomes t. The text is
+#   another one without an error; only \" comes out as it was meant.
 # Seen: written: msg="disk full\nretry" path="a\tb" user="\"x\""
 # Seen: read: {"msg":"disk fullnretry","path":"atb","user":"\"x\""}
 # Date: 2026-11-30
@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts logfmt@1.4.0 >npm.log 2>&1 || { cat npm.log; exit 2; }
+npm install --silent --no-audit --no-fund --ignore-scripts logfmt@1.4.0 >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
 cat >main.go <<'END'
 package main
 

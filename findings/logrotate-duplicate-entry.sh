@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Package: logrotate 3.21.0-1 (Debian 12)
 # Input: two files in a folder like logrotate.d: one for a.log, the other for *.log of the same folder.
-# Behaviour: the overlap is an error, and what is skipped is the whole second block: b.log and c.log, which it alone names,
-#   are never rotated, while a.log is. One file that a package puts there stops the rotation of other people's logs.
+# Behaviour: the overlap is an error, and what is skipped is the whole second block: b.log and c.log, which it alone
+#   names, are never rotated, while a.log is. One file that a package puts there stops the rotation of other people's
+#   logs.
 # Seen: error: two:1 duplicate log entry for a.log
 # Seen: error: found error in file two, skipping
 # Seen: after: a.log.1 b.log c.log
@@ -13,7 +14,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-apt-get download -qq -o APT::Sandbox::User=root logrotate=3.21.0-1 >apt.log 2>&1 || { cat apt.log; exit 2; }
+apt-get download -qq -o APT::Sandbox::User=root logrotate=3.21.0-1 >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 mkdir logrotate.d log
 touch log/{a,b,c}.log

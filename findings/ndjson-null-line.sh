@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: ndjson 2.0.0 (npm)
 # Input: three lines of newline-delimited JSON, the second of which is null, a JSON value like any other.
-# Behaviour: null is also how a Node stream says that it is at its end, and ndjson passes the value on as it is: the lines
-#   behind it are never seen. If it is the last line, everything looks well.
+# Behaviour: null is also how a Node stream says that it is at its end, and ndjson passes the value on as it is: the
+#   lines behind it are never seen. If it is the last line, everything looks well.
 # Seen: three lines: {"id":1}, then error: stream.push() after EOF
 # Seen: null last: {"id":1}, then end
 # Date: 2026-11-30
@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts ndjson@2.0.0 >npm.log 2>&1 || { cat npm.log; exit 2; }
+npm install --silent --no-audit --no-fund --ignore-scripts ndjson@2.0.0 >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
 cat >finding.js <<'END'
 const ndjson = require('ndjson')
 

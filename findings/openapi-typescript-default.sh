@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Package: openapi-typescript 7.13.0 (npm)
 # Input: an OpenAPI document with a request body of two members: name is required, user is not and has a default.
-# Behaviour: in the generated type user is required and name's twin: a client that leaves it out, as the default invites
-#   it to, does not compile. The generator thinks of answers, where a default has always been filled in, and has one type
-#   for both directions. (--default-non-nullable=false is the way out.)
+# Behaviour: in the generated type user is required and name's twin: a client that leaves it out, as the default
+#   invites it to, does not compile. The generator thinks of answers, where a default has always been filled in, and
+#   has one type for both directions. (--default-non-nullable=false is the way out.)
 # Seen: with a default: name: string; user: string;
 # Seen: without: name: string; user?: string;
 # Date: 2026-11-30
@@ -14,7 +14,9 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts openapi-typescript@7.13.0 typescript@5.9.3 >npm.log 2>&1 || { cat npm.log; exit 2; }
+npm install --silent --no-audit --no-fund --ignore-scripts \
+  openapi-typescript@7.13.0 typescript@5.9.3 \
+  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
 # type_of USER: the type of the request body, in one line.
 type_of() {
   cat >document.json <<END
@@ -22,7 +24,7 @@ type_of() {
  "components": {"schemas": {"NewTask": {"type": "object", "required": ["name"],
    "properties": {"name": {"type": "string"}, "user": $1}}}}}
 END
-  npx openapi-typescript document.json --output types.ts >generator.log 2>&1 || { cat generator.log; exit 2; }
+  npx openapi-typescript document.json --output types.ts >generator.log 2>&1 || { cat generator.log >\&2; exit 2; }
   sed -n '/NewTask: {/,/};/p' types.ts | grep -oE '(name|user)\??: string;' | paste -s -d ' '
 }
 seen="with a default: $(type_of '{"type": "string", "default": "anonymous"}')

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Package: github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 (Go), and ajv 8.20.0 (npm)
 # Input: a schema whose pattern forbids control characters: ^[^\u0000-\u001f]*$ (in JSON: "^[^\\u0000-\\u001f]*$").
-# Behaviour: JSON Schema takes its patterns from ECMA-262, where \u is the escape for a character, and ajv works with it.
-#   Go's regexp knows \x{1f} only, so the schema is refused as a whole, and the message says that the schema is "not valid
-#   against metaschema": that it is wrong, not that this validator cannot read it.
+# Behaviour: JSON Schema takes its patterns from ECMA-262, where \u is the escape for a character, and ajv works with
+#   it. Go's regexp knows \x{1f} only, so the schema is refused as a whole, and the message says that the schema is
+#   "not valid against metaschema": that it is wrong, not that this validator cannot read it.
 # Seen: ajv: "report" true, "a\tb" false
 # Seen: jsonschema/v6: not valid against metaschema: invalid escape sequence: `\u`
 # Date: 2026-11-30
@@ -14,8 +14,10 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts ajv@8.20.0 >npm.log 2>&1 || { cat npm.log; exit 2; }
-echo '{"type": "string", "pattern": "^[^\\u0000-\\u001f]*$"}' >schema.json
+npm install --silent --no-audit --no-fund --ignore-scripts ajv@8.20.0 >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
+cat >schema.json <<'END'
+{"type": "string", "pattern": "^[^\\u0000-\\u001f]*$"}
+END
 cat >finding.js <<'END'
 const Ajv = require('ajv/dist/2020')
 const valid = new Ajv().compile(require('./schema.json'))
@@ -31,24 +33,18 @@ package main
 import (
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
 func main() {
 	_, err := jsonschema.NewCompiler().Compile("schema.json")
-	said := regexp.MustCompile("not valid against metaschema|invalid escape sequence: `.*`").FindAllString(fmt.Sprint(err), -1)
-	fmt.Print("jsonschema/v6:")
-	for i, text := range said {
-		if i > 0 {
-			fmt.Print(":")
-		}
-		fmt.Print(" ", text)
-	}
-	fmt.Println()
+	parts := regexp.MustCompile("not valid against metaschema|invalid escape sequence: `.*`")
+	fmt.Println("jsonschema/v6:", strings.Join(parts.FindAllString(fmt.Sprint(err), -1), ": "))
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen=$(node finding.js; ./finding)
 echo "$seen"

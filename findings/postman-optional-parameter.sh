@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: openapi-to-postmanv2 6.3.3 (npm, Postman's own converter)
 # Input: GET /tasks with one optional query parameter, after, a string without an example.
-# Behaviour: the request in the collection sends it, with its type in angle brackets for a value, not disabled: the first
-#   press on "Send" asks for the tasks after the one called <string>.
+# Behaviour: the request in the collection sends it, with its type in angle brackets for a value, not disabled: the
+#   first press on "Send" asks for the tasks after the one called <string>.
 # Seen: {"key":"after","value":"<string>","disabled":false}
 # Date: 2026-11-30
 set -euo pipefail
@@ -12,7 +12,9 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts openapi-to-postmanv2@6.3.3 >npm.log 2>&1 || { cat npm.log; exit 2; }
+npm install --silent --no-audit --no-fund --ignore-scripts \
+  openapi-to-postmanv2@6.3.3 \
+  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
 cat >finding.js <<'END'
 const converter = require('openapi-to-postmanv2')
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: github.com/prometheus/prometheus v0.316.0 (Prometheus 3), and prometheus 2.42.0+ds-5+deb12u1 (Debian 12)
 # Input: the expression "cpu_cores > 500m" of somebody who comes from Kubernetes, where 500m is a half.
-# Behaviour: in Prometheus 3 a duration is a number wherever a number may stand, so this is a valid rule: more than 500
-#   minutes, 30,000. It loads and never fires. Prometheus 2 refused it.
+# Behaviour: in Prometheus 3 a duration is a number wherever a number may stand, so this is a valid rule: more than
+#   500 minutes, 30,000. It loads and never fires. Prometheus 2 refused it.
 # Seen: 2.42: parse error: unexpected duration "500m"
 # Seen: v0.316.0: valid, the number is 30000
 # Date: 2026-11-30
@@ -12,7 +12,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-apt-get download -qq -o APT::Sandbox::User=root prometheus=2.42.0+ds-5+deb12u1 >apt.log 2>&1 || { cat apt.log; exit 2; }
+apt-get download -qq -o APT::Sandbox::User=root \
+  prometheus=2.42.0+ds-5+deb12u1 \
+  >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 echo 'groups: [{name: g, rules: [{alert: Busy, expr: cpu_cores > 500m}]}]' >rules.yml
 
@@ -38,7 +40,7 @@ func main() {
 	fmt.Println("v0.316.0: valid, the number is", number.Val)
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen="2.42: $(root/usr/bin/promtool check rules rules.yml 2>&1 | grep -o 'parse error.*')
 $(./finding)"

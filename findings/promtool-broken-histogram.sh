@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: prometheus 2.42.0+ds-5+deb12u1 (Debian 12)
 # Input: a histogram whose buckets go down (5, then 3), without +Inf, and with _count 9: it parses, and it is wrong.
-# Behaviour: promtool check metrics is content: it looks at names, types and help texts, never at the numbers. A counter
-#   without _total is a finding for it, a histogram whose quantiles cannot be computed is none.
+# Behaviour: promtool check metrics is content: it looks at names, types and help texts, never at the numbers. A
+#   counter without _total is a finding for it, a histogram whose quantiles cannot be computed is none.
 # Seen: broken histogram: status 0
 # Seen: counter without _total: status 3
 # Date: 2026-11-30
@@ -12,7 +12,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-apt-get download -qq -o APT::Sandbox::User=root prometheus=2.42.0+ds-5+deb12u1 >apt.log 2>&1 || { cat apt.log; exit 2; }
+apt-get download -qq -o APT::Sandbox::User=root \
+  prometheus=2.42.0+ds-5+deb12u1 \
+  >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 cat >histogram.txt <<'END'
 # HELP job_duration_seconds Time of a job.

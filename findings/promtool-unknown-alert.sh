@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Package: prometheus 2.42.0+ds-5+deb12u1 (Debian 12)
 # Input: a rule TaskAPIDown, and a unit test that expects no alert for TaskApiDown, at a time when the rule fires.
-# Behaviour: promtool test rules does not ask whether a rule of that name exists: no alert was expected, none of that name
-#   was found, SUCCESS. So each "does not fire when all is well" goes on passing after its alert was renamed, or lost.
+# Behaviour: promtool test rules does not ask whether a rule of that name exists: no alert was expected, none of that
+#   name was found, SUCCESS. So each "does not fire when all is well" goes on passing after its alert was renamed, or
+#   lost.
 # Seen: TaskApiDown: SUCCESS, status 0
 # Seen: TaskAPIDown: FAILED, status 1
 # Date: 2026-11-30
@@ -12,7 +13,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-apt-get download -qq -o APT::Sandbox::User=root prometheus=2.42.0+ds-5+deb12u1 >apt.log 2>&1 || { cat apt.log; exit 2; }
+apt-get download -qq -o APT::Sandbox::User=root \
+  prometheus=2.42.0+ds-5+deb12u1 \
+  >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 cat >rules.yml <<'END'
 groups:

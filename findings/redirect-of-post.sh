@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: got 14.6.6, and axios 1.21.1 (npm)
 # Input: a POST that a server answers with 301 and a Location.
-# Behaviour: got repeats the POST with its body at the new place; axios and fetch turn it into a GET without one. RFC 9110
-#   15.4.2 allows both. Behind the redirect, the one creates and the others read, each without a word.
+# Behaviour: got repeats the POST with its body at the new place; axios and fetch turn it into a GET without one. RFC
+#   9110 15.4.2 allows both. Behind the redirect, the one creates and the others read, each without a word.
 # Seen: got: POST {"name":"x"}
 # Seen: axios: GET
 # Seen: fetch: GET
@@ -14,7 +14,9 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts got@14.6.6 axios@1.21.1 >npm.log 2>&1 || { cat npm.log; exit 2; }
+npm install --silent --no-audit --no-fund --ignore-scripts \
+  got@14.6.6 axios@1.21.1 \
+  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
 cat >finding.mjs <<'END'
 import http from 'node:http'
 import axios from 'axios'

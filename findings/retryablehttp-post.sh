@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Package: github.com/hashicorp/go-retryablehttp v0.7.8
 # Input: one POST to a server that stores it and then answers 500.
-# Behaviour: the default policy looks at the status only, not at the method: the POST is sent five times (RetryMax 4), and
-#   what it creates exists five times. RFC 9110 9.2.2 has a client retry by itself only what is idempotent. In the end the
-#   caller gets no answer, only an error: status and body of the 500 are gone.
+# Behaviour: the default policy looks at the status only, not at the method: the POST is sent five times (RetryMax 4),
+#   and what it creates exists five times. RFC 9110 9.2.2 has a client retry by itself only what is idempotent. In the
+#   end the caller gets no answer, only an error: status and body of the 500 are gone.
 # Seen: requests that the server has seen: 5
 # Seen: response nil: true, error nil: false
 # Date: 2026-11-30
@@ -46,7 +46,7 @@ func main() {
 	fmt.Printf("response nil: %v, error nil: %v\n", answer == nil, err == nil)
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: github.com/go-logfmt/logfmt v0.6.1
 # Input: a line of log/slog's TextHandler about a value with the colour codes of a terminal.
-# Behaviour: TextHandler quotes as Go does (\x1b, \a, \v, \U000e0001); the decoder of go-logfmt knows
-#   the escapes of JSON only and gives up the record at that value: the fields behind it are lost.
+# Behaviour: TextHandler quotes as Go does (\x1b, \a, \v, \U000e0001); the decoder of go-logfmt knows the escapes of
+#   JSON only and gives up the record at that value: the fields behind it are lost.
 # Seen: msg=done output="\x1b[32mok\x1b[0m" status=200
 # Seen: read: msg=done
 # Seen: error: logfmt syntax error at pos 36 on line 1: invalid quoted value
@@ -48,7 +48,7 @@ func main() {
 	fmt.Println("error:", decoder.Err())
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -2,8 +2,8 @@
 # Package: github.com/prometheus/client_golang v1.25.0 (Go), github.com/VictoriaMetrics/metrics v1.45.0 (Go), and
 #   prom-client 15.1.3 (npm)
 # Input: a summary with the quantiles 0.5 and 1 that has not observed anything yet.
-# Behaviour: three libraries, three answers to a scrape: NaN, no series at all, and 0, which a dashboard draws as the best
-#   latency there is and an alert on absent() never notices.
+# Behaviour: three libraries, three answers to a scrape: NaN, no series at all, and 0, which a dashboard draws as the
+#   best latency there is and an alert on absent() never notices.
 # Seen: client_golang: job_seconds{quantile="0.5"} NaN; job_seconds{quantile="1"} NaN; job_seconds_sum 0; job_seconds_count 0;
 # Seen: VictoriaMetrics:
 # Seen: prom-client: job_seconds{quantile="0.5"} 0; job_seconds{quantile="1"} 0; job_seconds_sum 0; job_seconds_count 0;
@@ -15,7 +15,9 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts prom-client@15.1.3 >npm.log 2>&1 || { cat npm.log; exit 2; }
+npm install --silent --no-audit --no-fund --ignore-scripts \
+  prom-client@15.1.3 \
+  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
 cat >finding.js <<'END'
 const {Registry, Summary} = require('prom-client')
 const registry = new Registry()
@@ -58,7 +60,7 @@ func main() {
 	fmt.Print(page.Body.String())
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 # samples NAME COMMAND…: the samples of COMMAND's page, in one line.
 samples() {

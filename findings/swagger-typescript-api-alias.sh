@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Package: swagger-typescript-api 13.1.3 (npm)
-# Input: an OpenAPI document with a component TaskID, a string, and GET /docs, whose answer is a text/html string with a
-#   schema of its own and no reference to TaskID.
-# Behaviour: the generated docs() returns TaskID. The generator gives every string the name of the first component that is
-#   one; it compiles, and the editor shows a page as an id.
+# Input: an OpenAPI document with a component TaskID, a string, and GET /docs, whose answer is a text/html string with
+#   a schema of its own and no reference to TaskID.
+# Behaviour: the generated docs() returns TaskID. The generator gives every string the name of the first component
+#   that is one; it compiles, and the editor shows a page as an id.
 # Seen: with the component: this.request<TaskID, any>
 # Seen: without: this.request<string, any>
 # Date: 2026-11-30
@@ -14,7 +14,9 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts swagger-typescript-api@13.1.3 >npm.log 2>&1 || { cat npm.log; exit 2; }
+npm install --silent --no-audit --no-fund --ignore-scripts \
+  swagger-typescript-api@13.1.3 \
+  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
 # request COMPONENTS: how the generated client asks for the page.
 request() {
   cat >document.json <<END
@@ -23,7 +25,8 @@ request() {
    "content": {"text/html": {"schema": {"type": "string", "minLength": 1}}}}}}}},
  "components": {"schemas": $1}}
 END
-  npx swagger-typescript-api generate --path document.json --output . --name client.ts >generator.log 2>&1 || { cat generator.log; exit 2; }
+  npx swagger-typescript-api generate --path document.json --output . --name client.ts >generator.log 2>&1 ||
+    { cat generator.log >\&2; exit 2; }
   grep -oE 'this\.request<.*>' client.ts
 }
 seen="with the component: $(request '{"TaskID": {"type": "string", "description": "The id of a task."}}')

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Package: systemd 252.39-1~deb12u2 (Debian 12)
 # Input: a unit with a key that does not exist, ProtectSytem=strict, and the same unit spelt well.
-# Behaviour: systemd-analyze verify prints that it ignores the key and ends with 0, so a CI step that relies on its status
-#   never fails for a misspelt key, which in this case is a unit without its protection. --recursive-errors=yes ends with 1.
+# Behaviour: systemd-analyze verify prints that it ignores the key and ends with 0, so a CI step that relies on its
+#   status never fails for a misspelt key, which in this case is a unit without its protection. --recursive-errors=yes
+#   ends with 1.
 # Seen: ProtectSytem: verify: status 0, Unknown key 'ProtectSytem'
 # Seen: ProtectSytem: verify --recursive-errors=yes: status 1, Unknown key 'ProtectSytem'
 # Seen: ProtectSystem: verify --recursive-errors=yes: status 0,
@@ -13,7 +14,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-apt-get download -qq -o APT::Sandbox::User=root systemd=252.39-1~deb12u2 libsystemd-shared=252.39-1~deb12u2 >apt.log 2>&1 || { cat apt.log; exit 2; }
+apt-get download -qq -o APT::Sandbox::User=root \
+  systemd=252.39-1~deb12u2 libsystemd-shared=252.39-1~deb12u2 \
+  >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 libraries=$work/root/usr/lib/x86_64-linux-gnu
 find root/lib/systemd/system -type l -delete # names for the same units, at which verify would wonder in this place

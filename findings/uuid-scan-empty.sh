@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: github.com/google/uuid v1.6.0
 # Input: two rows scanned into the same variable, the second with an empty text (or NULL) where the id is.
-# Behaviour: Scan does nothing and returns nil, so the second row has the id of the first; its comment says that the null
-#   UUID is returned. sql.NullString, which is scanned in the same way, is emptied by NULL.
+# Behaviour: Scan does nothing and returns nil, so the second row has the id of the first; its comment says that the
+#   null UUID is returned. sql.NullString, which is scanned in the same way, is emptied by NULL.
 # Seen: first row: 0192f3a0-7b1c-7abc-8def-0123456789ab <nil>
 # Seen: empty: 0192f3a0-7b1c-7abc-8def-0123456789ab <nil>
 # Seen: NULL: 0192f3a0-7b1c-7abc-8def-0123456789ab <nil>
@@ -44,7 +44,7 @@ func main() {
 	fmt.Printf("sql.NullString after NULL: %q %v\n", text.String, err)
 }
 END
-go build -o finding . 2>build.log || { cat build.log; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"
