@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # Package: github.com/robfig/cron/v3 v3.0.1, and github.com/adhocore/gronx v1.20.4
 # Input: the crontab line "0 0 */2 * 1": every second day of the month, Mondays.
-# Behaviour: two Go libraries fire on different days. Day and weekday are alternatives unless one of them is
-#   unrestricted. gronx, like Vixie's cron, calls a field unrestricted that begins with "*", so both have to fit: a
-#   Monday with an odd date. For robfig/cron, which Kubernetes uses, only a bare * is: every odd date, and every
-#   Monday.
+# Behaviour: two Go libraries fire on different days. Day and weekday are alternatives unless one of them is "*"
+#   (crontab(5)). gronx takes every field that begins with * for that, so both have to fit: a Monday with an odd date.
+#   robfig/cron, which Kubernetes uses, takes a bare * only: every odd date, and every Monday.
 # Seen: robfig/cron: Tue 01, Thu 03, Sat 05, Mon 07, Wed 09, Fri 11
 # Seen: gronx: Mon 07, Mon 21
 # Date: 2026-11-30

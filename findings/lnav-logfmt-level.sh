@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Package: lnav 0.11.1-3 (Debian 12)
 # Input: three lines of log/slog's TextHandler: level=INFO, level=WARN, level=ERROR.
-# Behaviour: lnav knows the format (it shows the fields) and calls every line info: no colour, no count, and its keys
-#   to the next error find none. In lower case it is the same.
+# Behaviour: lnav knows the format, it has the fields, and calls every line info, so nothing that goes by the level
+#   finds an error: no filter, no jump to the next one. With the level in lower case it is the same.
 # Seen: 3 lines, levels: info info info
 # Date: 2026-11-30
 set -euo pipefail

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Package: openapi-typescript 7.13.0 (npm)
 # Input: an OpenAPI document with a request body of two members: name is required, user is not and has a default.
-# Behaviour: in the generated type user is required and name's twin: a client that leaves it out, as the default
-#   invites it to, does not compile. The generator thinks of answers, where a default has always been filled in, and
-#   has one type for both directions. (--default-non-nullable=false is the way out.)
+# Behaviour: in the generated type user is required: a client that leaves it out, as the default invites it to, does
+#   not compile. That is right for an answer, where the default has been filled in, and the type is the same for both
+#   directions. (--default-non-nullable=false is the way out.)
 # Seen: with a default: name: string; user: string;
 # Seen: without: name: string; user?: string;
 # Date: 2026-11-30

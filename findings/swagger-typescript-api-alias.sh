@@ -2,8 +2,8 @@
 # Package: swagger-typescript-api 13.1.3 (npm)
 # Input: an OpenAPI document with a component TaskID, a string, and GET /docs, whose answer is a text/html string with
 #   a schema of its own and no reference to TaskID.
-# Behaviour: the generated docs() returns TaskID. The generator gives every string the name of the first component
-#   that is one; it compiles, and the editor shows a page as an id.
+# Behaviour: the generated docs() returns TaskID. The generator gives a string without a name the name of the first
+#   component that is one; it compiles, and the editor shows a page as an id.
 # Seen: with the component: this.request<TaskID, any>
 # Seen: without: this.request<string, any>
 # Date: 2026-11-30
