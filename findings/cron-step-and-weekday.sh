@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Package: github.com/robfig/cron/v3 v3.0.1, and github.com/adhocore/gronx v1.20.4
+# Package: github.com/robfig/cron/v3 v3.0.1
+# Package: github.com/adhocore/gronx v1.20.4
 # Input: the crontab line "0 0 */2 * 1": every second day of the month, Mondays.
 # Behaviour: two Go libraries fire on different days. Day and weekday are alternatives unless one of them is "*"
 #   (crontab(5)). gronx takes every field that begins with * for that, so both have to fit: a Monday with an odd date.

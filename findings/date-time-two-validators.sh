@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Package: ajv 8.20.0 with ajv-formats 3.0.1, and zod 4.6.7 (npm)
+# Package: ajv 8.20.0 (npm)
+# Package: ajv-formats 3.0.1 (npm)
+# Package: zod 4.6.7 (npm)
 # Input: five texts, checked as format "date-time" by ajv and as z.iso.datetime() by zod. RFC 3339 5.6 has the first
 #   two.
 # Behaviour: an API whose server checks with the one and whose client checks with the other disagrees about three of

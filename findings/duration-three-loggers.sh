@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Package: github.com/rs/zerolog v1.35.1, and go.uber.org/zap v1.28.0
+# Package: github.com/rs/zerolog v1.35.1
+# Package: go.uber.org/zap v1.28.0
 # Input: the same duration, 1.5 s, logged as JSON by zap, zerolog and log/slog with their defaults.
 # Behaviour: three numbers without a unit: seconds, milliseconds, nanoseconds. zerolog even has two of them: Dur
 #   writes milliseconds, Any nanoseconds. A dashboard over the logs of two services is wrong by 1,000 or 1,000,000,

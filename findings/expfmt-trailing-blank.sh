@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Package: github.com/prometheus/common v0.74.0, and github.com/prometheus/prometheus v0.316.0
+# Package: github.com/prometheus/common v0.74.0
+# Package: github.com/prometheus/prometheus v0.316.0
 # Input: one sample in text format 0.0.4 with a blank after its value; the format says that such blanks are ignored.
 # Behaviour: a page that Prometheus scrapes without a complaint is refused by expfmt, with which Pushgateway and
 #   node_exporter's text files are read: it takes the blank for the beginning of a timestamp.

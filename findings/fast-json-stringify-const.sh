@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Package: fast-json-stringify 7.3.10 (npm; it writes Fastify's answers)
+# Package: fast-json-stringify 7.3.10 (npm)
 # Input: an object with status "done", written with a schema that says const: "pending" for it, and enum: ["pending"].
-# Behaviour: what is written is the schema's word, not the object's: the client reads "pending". With enum, which
-#   means the same, the object's own value is written. Neither is an error.
+# Behaviour: what is written (by Fastify, too, which uses the package) is the schema's word, not the object's: the
+#   client reads "pending". With enum, which means the same, the object's own value is written. Neither is an error.
 # Seen: const: {"status":"pending"}
 # Seen: enum: {"status":"done"}
 # Date: 2026-11-30

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Package: go go1.26.8
+# Package: go 1.26.8
 # Input: a program with one goroutine that reads runtime/metrics.
 # Behaviour: since Go 1.26 /sched/goroutines:goroutines counts the goroutines of the runtime, too, one worker of the
 #   collector for each processor among them; runtime.NumGoroutine, and with it client_golang's go_goroutines, counts

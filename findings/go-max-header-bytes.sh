@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Package: go go1.26.8
+# Package: go 1.26.8
 # Input: requests with one long header, each on a connection of its own, to a Server with MaxHeaderBytes: 16384.
 # Behaviour: the limit is not the number: net/http adds 4,096 bytes for its buffer, so 20,000 bytes pass. A proxy in
 #   front with the "same" limit refuses what the service takes.

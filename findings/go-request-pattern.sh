@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Package: go go1.26.8
+# Package: go 1.26.8
 # Input: a middleware that reads r.Pattern after next.ServeHTTP(w, r), for a metric's label, around a ServeMux with
 #   GET /tasks/{id}; then the same with one more of net/http's own middlewares between the two.
 # Behaviour: the mux writes the pattern into the request that it is given. StripPrefix, TimeoutHandler and everything

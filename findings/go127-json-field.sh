@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Package: go go1.26.8, and go1.27.3
+# Package: go 1.26.8
+# Package: go 1.27.3
 # Input: {"tags":["a",1]} read into struct{ Tags []string }, with encoding/json of the same source.
 # Behaviour: UnmarshalTypeError.Field is the path to the fault. Up to Go 1.26 the path ends at the list; from 1.27 on
 #   it goes on with the index, so code that looks the field up by its name (for a message, a form) no longer finds it.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Package: go go1.26.8, and go1.27.3
+# Package: go 1.26.8
+# Package: go 1.27.3
 # Input: {"name":資}, which lacks its quotes, read with encoding/json of the same source.
 # Behaviour: SyntaxError.Offset has moved. Up to Go 1.26 it is the first byte of the character that does not fit, and
 #   the message names that byte as if it were Latin-1; from 1.27 on (encoding/json is built on json/v2) it is the last

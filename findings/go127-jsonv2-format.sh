@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Package: go go1.26.8 with GOEXPERIMENT=jsonv2, and go1.27.3
+# Package: go 1.26.8
+# Package: go 1.27.3
 # Input: a time with the tag `json:"at,format:unix"`, written with encoding/json/v2.
-# Behaviour: the option "format" of the tag worked for as long as the package was an experiment, and its documentation
-#   had it. In Go 1.27, where the package is there for everybody, it is an error, and only when a value is written or
-#   read: the program compiles.
+# Behaviour: the option "format" of the tag worked for as long as the package was an experiment (GOEXPERIMENT=jsonv2),
+#   and its documentation had it. In Go 1.27, where the package is there for everybody, it is an error, and only when
+#   a value is written or read: the program compiles.
 # Seen: go1.26.8-X:jsonv2: {"at":1764460800} <nil>
 # Seen: go1.27.3: error: Go struct field At has unsupported `format` tag option
 # Date: 2026-11-30

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Package: github.com/shirou/gopsutil/v3 v3.24.5, and github.com/hanwen/go-fuse/v2 v2.12.1 for the file system
+# Package: github.com/shirou/gopsutil/v3 v3.24.5
+# Package: github.com/hanwen/go-fuse/v2 v2.12.1
 # Input: a mounted FUSE file system of 1,000 blocks, 250 of them free, whose f_frsize is 4 KiB and whose f_bsize, the
 #   size it likes to be read in, is 1 MiB (virtiofs of Docker Desktop is such a one). Needs root and /dev/fuse.
 # Behaviour: blocks are counted in f_frsize (POSIX, statvfs); disk.Usage multiplies by f_bsize, so every size is 256

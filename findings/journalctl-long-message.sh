@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Package: systemd 252.39-1~deb12u2 (Debian 12), and systemd-journal-remote of the same version to write a journal
+# Package: systemd 252.39-1~deb12u2 (Debian 12)
+# Package: systemd-journal-remote 252.39-1~deb12u2 (Debian 12)
 # Input: a journal with two messages, one of 4,000 and one of 5,000 characters.
 # Behaviour: journalctl -o json writes "MESSAGE": null for the longer one, without a word, so jq -r .MESSAGE prints
 #   "null", and what was looked for in the message is not found. The plain output has it whole; --all brings it back

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Package: mawk 1.3.4.20200120-3.1 (Debian 12, its awk)
+# Package: mawk 1.3.4.20200120-3.1 (Debian 12)
 # Input: the bytes of three answers of 1 GB, summed up as in the usual line for an access log.
-# Behaviour: above 2,147,483,647 mawk prints a whole number in %.6g, and printf "%d" stops at that number. gawk and
-#   the original awk (Debian: gawk, original-awk) print 3000000007 for all three.
+# Behaviour: above 2,147,483,647 mawk, the awk of Debian, prints a whole number in %.6g, and printf "%d" stops at that
+#   number. gawk and original-awk, both of Debian, print 3000000007 for all three.
 # Seen: print s: 3e+09
 # Seen: printf "%d", s: 2147483647
 # Seen: printf "%.0f", s: 3000000007

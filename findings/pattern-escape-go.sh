@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Package: github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 (Go), and ajv 8.20.0 (npm)
+# Package: github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
+# Package: ajv 8.20.0 (npm)
 # Input: a schema whose pattern forbids control characters: ^[^\u0000-\u001f]*$ (in JSON: "^[^\\u0000-\\u001f]*$").
 # Behaviour: JSON Schema takes its patterns from ECMA-262, where \u is the escape for a character, and ajv works with
 #   it. Go's regexp knows \x{1f} only, so the schema is refused as a whole, and the message says that the schema is

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Package: openapi-to-postmanv2 6.3.3 (npm, Postman's own converter)
+# Package: openapi-to-postmanv2 6.3.3 (npm)
 # Input: an operation that takes a bearer token or goes without: "security": [{}, {"bearer": []}], and the same list
 #   in the other order. In OpenAPI the entries are alternatives, and their order means nothing.
-# Behaviour: the converter takes the first entry. With {} in front the request is set to "No Auth": the token that the
-#   user has given to the collection is not sent.
+# Behaviour: the converter, Postman's own, takes the first entry. With {} in front the request is set to "No Auth":
+#   the token that the user has given to the collection is not sent.
 # Seen: [{},{"bearer":[]}]: noauth
 # Seen: [{"bearer":[]},{}]: bearer
 # Date: 2026-11-30

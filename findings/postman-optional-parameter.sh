@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Package: openapi-to-postmanv2 6.3.3 (npm, Postman's own converter)
+# Package: openapi-to-postmanv2 6.3.3 (npm)
 # Input: GET /tasks with one optional query parameter, after, a string without an example.
 # Behaviour: the request in the collection sends it, with its type in angle brackets for a value, not disabled: the
 #   first press on "Send" asks for the tasks after the one called <string>.

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Package: github.com/prometheus/prometheus v0.316.0, and github.com/prometheus/common v0.74.0
+# Package: github.com/prometheus/prometheus v0.316.0
+# Package: github.com/prometheus/common v0.74.0
 # Input: one sample in text format 0.0.4 with a blank before its name; the format says that such blanks are ignored.
-# Behaviour: the parser of Prometheus's scrapes takes the blank into the name of the metric: the series is called "
-#   up", which no query finds that was written for up. The parser of the same project for other programs (Pushgateway,
-#   node_exporter's text files) reads "up". Neither has an error. Prometheus 2.42 did the same.
+# Behaviour: the parser of Prometheus's scrapes takes the blank into the name of the metric: the series is called
+#   " up", which no query finds that was written for up. The parser of the same project for other programs
+#   (Pushgateway, node_exporter's text files) reads "up". Neither has an error. Prometheus 2.42 did the same.
 # Seen: textparse: " up" 1
 # Seen: expfmt: "up" 1
 # Date: 2026-11-30

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Package: github.com/prometheus/prometheus v0.316.0 (Prometheus 3), and v0.42.0 (2.42)
+# Package: github.com/prometheus/prometheus v0.316.0
+# Package: github.com/prometheus/prometheus v0.42.0
 # Input: a summary in text format 0.0.4 with quantile="1".
-# Behaviour: Prometheus 3 stores the label as "1.0", as it does with le of a histogram, which is the better known half
-#   of it. A query or a dashboard with quantile="1" is empty there, without an error, while quantile="0.5" goes on
-#   working. Prometheus 2 keeps the text as it was exposed.
+# Behaviour: Prometheus 3 (v0.316.0) stores the label as "1.0", as it does with le of a histogram, which is the better
+#   known half of it. A query or a dashboard with quantile="1" is empty there, without an error, while quantile="0.5"
+#   goes on working. Prometheus 2 (v0.42.0) keeps the text as it was exposed.
 # Seen: v0.42.0: {__name__="pause_seconds", quantile="0.5"} {__name__="pause_seconds", quantile="1"}
 # Seen: v0.316.0: {__name__="pause_seconds", quantile="0.5"} {__name__="pause_seconds", quantile="1.0"}
 # Date: 2026-11-30

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Package: github.com/prometheus/prometheus v0.316.0 (Prometheus 3), and prometheus 2.42.0+ds-5+deb12u1 (Debian 12)
+# Package: github.com/prometheus/prometheus v0.316.0
+# Package: prometheus 2.42.0+ds-5+deb12u1 (Debian 12)
 # Input: the expression "cpu_cores > 500m" of somebody who comes from Kubernetes, where 500m is a half.
-# Behaviour: in Prometheus 3 a duration is a number wherever a number may stand, so this is a valid rule: more than
-#   500 minutes, 30,000. It loads and never fires. Prometheus 2 refused it.
+# Behaviour: in Prometheus 3 (v0.316.0) a duration is a number wherever a number may stand, so this is a valid rule:
+#   more than 500 minutes, 30,000. It loads and never fires. Prometheus 2 refused it.
 # Seen: 2.42: parse error: unexpected duration "500m"
 # Seen: v0.316.0: valid, the number is 30000
 # Date: 2026-11-30

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Package: got 14.6.6, and axios 1.21.1 (npm)
+# Package: got 14.6.6 (npm)
+# Package: axios 1.21.1 (npm)
 # Input: a POST that a server answers with 301 and a Location.
 # Behaviour: got repeats the POST with its body at the new place; axios and fetch turn it into a GET without one. RFC
 #   9110 15.4.2 allows both. Behind the redirect, the one creates and the others read, each without a word.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Package: github.com/hashicorp/go-retryablehttp v0.7.8
 # Input: one POST to a server that stores it and then answers 500.
-# Behaviour: the default policy looks at the status only, not at the method: the POST is sent five times (RetryMax 4),
+# Behaviour: the default policy looks at the answer only, not at the method: the POST is sent five times (RetryMax 4),
 #   and what it creates exists five times. RFC 9110 9.2.2 has a client retry by itself only what is idempotent. In the
 #   end the caller gets no answer, only an error: status and body of the 500 are gone.
 # Seen: requests that the server has seen: 5

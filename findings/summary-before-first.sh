@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Package: github.com/prometheus/client_golang v1.25.0 (Go), github.com/VictoriaMetrics/metrics v1.45.0 (Go), and
-#   prom-client 15.1.3 (npm)
+# Package: github.com/prometheus/client_golang v1.25.0
+# Package: github.com/VictoriaMetrics/metrics v1.45.0
+# Package: prom-client 15.1.3 (npm)
 # Input: a summary with the quantiles 0.5 and 1 that has not observed anything yet.
 # Behaviour: three libraries, three answers to a scrape: NaN, no series at all, and 0, which a dashboard draws as the
 #   best latency there is and an alert on absent() never notices.
