@@ -290,11 +290,14 @@ func (f *dataFile) takeLock(log *slog.Logger) error {
 
 // syncFolder makes the names in a folder durable.
 func syncFolder(path string) error {
+	if runtime.GOOS == "windows" { // which does that by itself
+		return nil
+	}
 	folder, err := os.Open(path)
-	defer folder.Close()
-	if err != nil || runtime.GOOS == "windows" { // which does that by itself
+	if err != nil {
 		return err
 	}
+	defer folder.Close()
 	return folder.Sync()
 }
 
