@@ -8,13 +8,13 @@ package main
 // Most tests are scripts: requests and their answers, one exchange a line. This is one of them,
 // with what its parts are:
 //
-//	// a task keeps its user                          the name of the exchanges below it
-//	POST /api/tasks                                   method and path
-//	  {"task_name":"a"}                               the body, JSON if no header says otherwise
-//	  | X-Request-Id: r1                              headers of the request, each behind a bar
-//	  -> 201                                          the status of the answer
-//	  {"task_id":"task_ID",…,"created_at":"TIME",…}   its body: … is any text, task_ID any id
-//	  | X-Request-Id: r1 | Retry-After:               its headers; one without a value is not there
+//	// a task keeps its user                        the name of the exchanges below it
+//	POST /api/tasks                                 method and path
+//	  {"task_name":"a"}                             the body, JSON if no header says otherwise
+//	  | X-Request-Id: r1                            headers of the request, each behind a bar
+//	  -> 201                                        the status of the answer
+//	  {"task_id":"task_ID",…,"created_at":"TIME",…} its body: … is any text, task_ID any id
+//	  | X-Request-Id: r1 | Retry-After:             its headers; one without value is missing
 //
 // The body of an error may be short: its error_code, and field:CODE of each detail, sorted. In a
 // body, <3 a> stands for aaa, with the escapes of Go. A line that begins with a bar or an arrow
@@ -943,10 +943,10 @@ func TestTheGoAtHand(t *testing.T) {
 	c := start(t)
 	redirect := c.call(t, 307, "GET", "/api//%E4%BC%9A", "").header.Get("Location")
 	fault := c.call(t, 400, "GET", "/api/tasks?%ff", "").body
+	written := strings.Join(find(fault, `"field":"(.*?)"`), "")
 	for _, row := range []struct{ what, got, old, mended string }{
-		{"net/http escapes the path of a redirect", redirect, "/api/%25E4%25BC%259A", "/api/%E4%BC%9A"},
-		{"encoding/json writes what is not UTF-8 as", strings.Join(find(fault, `"field":"(.*?)"`), ""),
-			`\ufffd`, "\ufffd"},
+		{"net/http redirects to", redirect, "/api/%25E4%25BC%259A", "/api/%E4%BC%9A"},
+		{"encoding/json writes what is not UTF-8 as", written, `\ufffd`, "\ufffd"},
 	} {
 		t.Log(runtime.Version(), row.what, row.got)
 		equal(t, fmt.Sprintf("%s %s, which is %q or %q", row.what, row.got, row.old, row.mended),
@@ -1018,8 +1018,9 @@ func TestHostileClients(t *testing.T) {
 			conn.SetDeadline(time.Now().Add(20 * time.Second))
 			io.WriteString(conn, row.send)
 			conn.(*net.TCPConn).CloseWrite()
-			got, _ := io.ReadAll(conn)                                            // a reset after the answer is the service's right
-			got = bytes.ReplaceAll(got, []byte("HTTP/1.0 "), []byte("HTTP/1.1 ")) // the client's
+			got, _ := io.ReadAll(conn) // a reset after the answer is the service's right
+			// net/http answers in the version of the request.
+			got = bytes.ReplaceAll(got, []byte("HTTP/1.0 "), []byte("HTTP/1.1 "))
 			like(t, fmt.Sprintf("sent %.200q", row.send), string(got), "HTTP/1.1 "+row.want)
 			equal(t, "answers in "+string(got), bytes.Count(got, []byte("HTTP/1.1 ")), 1)
 		})
@@ -1055,8 +1056,8 @@ func TestDocsAreUnderAPolicy(t *testing.T) {
 		name, sources, _ := strings.Cut(strings.TrimSpace(directive), " ")
 		policy[name] = sources
 	}
-	want := map[string]string{"default-src": "'none'", "connect-src": "'self'",
-		"img-src": "data:", "base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'"}
+	want := map[string]string{"default-src": "'none'", "connect-src": "'self'", "img-src": "data:",
+		"base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'"}
 	for name, directive := range map[string]string{"script": "script-src", "style": "style-src"} {
 		texts := find(a.body, `(?s)<`+name+`>(.*?)</`+name+`>`)
 		equal(t, "elements "+name, len(texts), 1)
@@ -1064,8 +1065,8 @@ func TestDocsAreUnderAPolicy(t *testing.T) {
 		want[directive] = "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 	}
 	equal(t, "policy", fmt.Sprint(policy), fmt.Sprint(want))
-	equal(t, "other scripts, styles and handlers",
-		fmt.Sprint(find(a.body, `(<(?:script|style|iframe|object) [^>]*>|<link rel="[^i]|\son[a-z]+=)`)), "[]")
+	others := find(a.body, `(<(?:script|style|iframe|object) [^>]*>|<link rel="[^i]|\son[a-z]+=)`)
+	equal(t, "other scripts, styles and handlers", fmt.Sprint(others), "[]")
 	equal(t, "the page is the file", a.body, content("deploy/docs.html"))
 }
 
@@ -1242,8 +1243,7 @@ func TestHosts(t *testing.T) {
 	}
 	stranger := fmt.Sprint(os.Getpid()) // has this number in the pid namespace of the host
 	kthread := map[string]string{
-		stranger + "/stat": stranger + " (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 " +
-			"5 0 0 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
+		stranger + "/stat":   stranger + " (kthreadd) S" + strings.Repeat(" 0", 49) + "\n",
 		stranger + "/statm":  "0 0 0 0 0 0 0\n",
 		stranger + "/limits": "Limit Soft Hard Units\nMax open files 7 8 files\n",
 	}
@@ -1436,7 +1436,8 @@ func TestAPauseIsNoFault(t *testing.T) {
 		sample(s)
 		time.Sleep(time.Hour)
 		_, says := health(t, s, 200)
-		like(t, "after an hour", fmt.Sprint(says), "map[cpu:15.2:normal disk:… memory:45.8:normal]")
+		const want = "map[cpu:15.2:normal disk:…:normal memory:45.8:normal]"
+		like(t, "after an hour", fmt.Sprint(says), want)
 		equal(t, "age", scrape(t, s)[`system_sample_age_seconds{reading="cpu"}`], 3600)
 	})
 }
@@ -1720,8 +1721,8 @@ var doRoutes = []route{
 
 // records are what the line of a request says (status, level, category and msg without its last
 // word, and behind a semicolon its faults), the request (to /api/tasks, if it names no path; with a
-// header or a flag of the service), and how the metrics count it: by method and route. Each error
-// code has a row.
+// header or a flag of the service), and how the metrics count it: by method and route, if those are
+// not what the request says. Each error code has a row.
 const records = `
 // What goes well.
 200 INFO - | GET /health                        | GET /health
@@ -1740,11 +1741,11 @@ const records = `
 405 INFO - | BREW /health                      | other unmatched
 415 INFO - | POST {}; Content-Type: text/plain | POST /api/tasks
 // What clients do wrong. Damaged text is no attack, and neither is what is trimmed away.
-400 WARNING VALIDATION; task_name:INVALID_CHARACTER | POST {"task_name":"\ud800"} | POST /api/tasks
-400 WARNING VALIDATION; body:INVALID_VALUE          | POST {"task_name":"\xff"}   | POST /api/tasks
-400 WARNING VALIDATION; limit:INVALID_VALUE         | GET /api/tasks?limit=x      | GET /api/tasks
-400 WARNING ATTACK; task_name:INVALID_CHARACTER     | POST {"task_name":"a\u0007b"} | POST /api/tasks
-400 WARNING ATTACK; task_name:REQUIRED user_id:INVALID_CHARACTER x:UNKNOWN_FIELD | POST {"user_id":"a\u001bb","x":1} | POST /api/tasks
+400 WARNING VALIDATION; task_name:INVALID_CHARACTER | POST {"task_name":"\ud800"}
+400 WARNING VALIDATION; body:INVALID_VALUE          | POST {"task_name":"\xff"}
+400 WARNING VALIDATION; limit:INVALID_VALUE         | GET /api/tasks?limit=x
+400 WARNING ATTACK; task_name:INVALID_CHARACTER     | POST {"task_name":"a\u0007b"}
+400 WARNING ATTACK; task_name:INVALID_CHARACTER x:UNKNOWN_FIELD | POST {"task_name":"\u001b","x":1}
 401 WARNING AUTHENTICATION | GET; -token-file=TOKEN             | GET /api/tasks
 403 WARNING SECURITY       | POST {}; Sec-Fetch-Site: same-site | POST /api/tasks
 403 WARNING SECURITY       | OPTIONS; Origin: https://b.example | other unmatched
@@ -1780,8 +1781,6 @@ func TestRecords(t *testing.T) {
 
 func testRecord(t *testing.T, row []string) {
 	says, faults, _ := strings.Cut(row[0], "; ")
-	labels := strings.Fields(row[2])
-	series := `{method="` + labels[0] + `",route="` + labels[1] + `"`
 	request, setting, _ := strings.Cut(row[1], "; ")
 	method, body, _ := strings.Cut(request, " ")
 	path := "/api/tasks"
@@ -1789,6 +1788,12 @@ func testRecord(t *testing.T, row []string) {
 		path, body = body, ""
 	}
 	body = strings.NewReplacer("70kB", strings.Repeat(" ", 70_000), `\xff`, "\xff").Replace(body)
+	pattern, _, _ := strings.Cut(path, "?")
+	labels := []string{method, pattern}
+	if len(row) > 2 {
+		labels = strings.Fields(row[2])
+	}
+	series := `{method="` + labels[0] + `",route="` + labels[1] + `"`
 	header := http.Header{"Content-Type": {"application/json"}, "X-Request-Id": {"r1"},
 		"Access-Control-Request-Method": {"POST"}}
 	flags := []string{"-log-format=json", "-cors-origins=https://a.example"}
@@ -1824,20 +1829,25 @@ func testRecord(t *testing.T, row []string) {
 	said := []string{f["status"], f["level"], cmp.Or(f["category"], "-"), f["msg"], f["method"],
 		f["route"], f["path"], f["remote"], f["request_id"], f["panic"] + f["cause"]}
 	want := []string{says, "request", method, labels[1], req.URL.Path, req.RemoteAddr, "r1", ""}
-	counted := map[string]float64{"http_requests_total" + series + `,code="` + f["status"] + `"}`: 1}
+	answered := "http_requests_total" + series + `,code="` + f["status"] + `"}`
+	counted := map[string]float64{answered: 1}
 	more := map[string]bool{"faults": faults != "", "category": f["category"] != "",
 		"task_id": status == 201, "user_id": status == 201}
 	switch {
 	case strings.HasSuffix(path, "panic"), strings.HasSuffix(path, "abort"):
 		more["panic"], more["stack"] = true, true
-		want[7] = map[bool]string{true: "secret", false: http.ErrAbortHandler.Error()}[path[len(path)-5:] == "panic"]
+		want[7] = "secret"
+		if strings.HasSuffix(path, "abort") {
+			want[7] = http.ErrAbortHandler.Error()
+		}
 		equal(t, line+"leads to the cause", strings.Contains(f["stack"], ".do("), true)
 	case strings.HasSuffix(path, "fail"):
 		more["cause"], want[7] = true, "secret"
 	}
 	equal(t, line, strings.Join(said, " "), strings.Join(want, " "))
 	equal(t, line+"faults", f["faults"], faults)
-	keys := strings.Fields("bytes duration level method msg path remote request_id route status time")
+	keys := strings.Fields("bytes duration level method msg path remote request_id route status " +
+		"time")
 	for key, is := range more {
 		if is {
 			keys = append(keys, key)
@@ -1886,8 +1896,9 @@ func TestTheLogSaysWhyARequestIsRefused(t *testing.T) {
 	} {
 		s, log := setUp(t)
 		post(t, s, 400, body)
-		got := strings.Join(find(log.String(), ` faults="?([^"\s]*(?: [A-Z_a-z:%0-9+]*)*?)"?(?: category|\n)`), "")
-		equal(t, body+" in "+log.String(), got, want)
+		_, got, _ := strings.Cut(log.String(), " faults=")
+		got, _, _ = strings.Cut(got, " category=")
+		equal(t, body+" in "+log.String(), strings.Trim(got, `"`), want)
 	}
 }
 
@@ -2002,8 +2013,9 @@ func TestAnAnswerThatIsNotDeliveredIsTold(t *testing.T) {
 		resp, err := c.http.Do(req)
 		equal(t, fmt.Sprintf("an answer after WriteTimeout: %v", resp), err != nil, true)
 		synctest.Wait()
-		like(t, "the log", c.log.String(), "…level=WARNING msg=\"SLOW request\"… path=/slow status=200…"+
-			"level=WARNING msg=\"an answer was not delivered\" request_id=r1 status=200 cause=\"…timeout\"\n")
+		like(t, "the log", c.log.String(), `…level=WARNING msg="SLOW request" … status=200 …`+
+			`level=WARNING msg="an answer was not delivered" request_id=r1 status=200 `+
+			`cause="…timeout"`+"\n")
 	})
 }
 
@@ -2028,28 +2040,28 @@ func TestTheFirstLineSaysWhatIsServed(t *testing.T) {
 	t.Parallel()
 	tokenFile, dataFile := write(t, "token", "s3cret"), filepath.Join(t.TempDir(), "tasks")
 	certificate, key := writeCertificate(t)
-	for _, row := range []struct {
-		flags []string
-		want  string
-	}{
-		{nil, "token=false tls=false data_file=false"},
-		{[]string{"-token-file=" + tokenFile}, "token=true tls=false data_file=false"},
-		{[]string{"-data-file=" + dataFile}, "token=false tls=false data_file=true"},
-		{[]string{"-tls-cert=" + certificate, "-tls-key=" + key}, "token=false tls=true data_file=false"},
+	for flags, want := range map[string]string{
+		"":                         "token=false tls=false data_file=false",
+		"-token-file=" + tokenFile: "token=true tls=false data_file=false",
+		"-data-file=" + dataFile:   "token=false tls=false data_file=true",
+		"-tls-cert=" + certificate + " -tls-key=" + key: "token=false tls=true data_file=false",
 	} {
-		c := start(t, row.flags...)
+		c := start(t, strings.Fields(flags)...)
 		addr := strings.TrimPrefix(c.base, "http://")
 		eventually(t, "the line is there", func() bool {
 			return strings.Contains(c.log.String(), "msg=serving")
 		})
 		like(t, "the log", c.log.String(), "…level=INFO msg=serving address="+addr+" docs=/docs "+
-			row.want+" version=… revision=…\n")
+			want+" version=… revision=…\n")
 	}
 	c := start(t, "-log-format=json")
 	c.call(t, 200, "GET", "/health", "")
-	eventually(t, "both lines are there", func() bool { return strings.Count(c.log.String(), "\n") == 2 })
-	for _, line := range []string{`…,"remote":"127.0.0.1:…"…`, `…"msg":"serving","address":` +
-		`"127.0.0.1:…","docs":"/docs","token":false,"tls":false,"data_file":false,"version":"…"…`} {
+	eventually(t, "both lines are there", func() bool {
+		return strings.Count(c.log.String(), "\n") == 2
+	})
+	addr := strings.TrimPrefix(c.base, "http://")
+	for _, line := range []string{`…"msg":"serving","address":"` + addr + `","docs":"/docs",` +
+		`"token":false,"tls":false,"data_file":false,…`, `…,"remote":"127.0.0.1:…"…`} {
 		like(t, "the log", c.log.String(), line)
 	}
 }
@@ -3060,7 +3072,8 @@ func TestJudgeFindsFaults(t *testing.T) {
 	for schema, wrong := range map[string]string{
 		`{"$ref":"#/components/schemas/Timestamp"}`: `"x"`, `{"$ref":"#/nowhere"}`: `1`,
 		`{"type":"integer"}`: `1.5`, `{"type":"string"}`: `1`, `{"type":["string"]}`: `"a"`,
-		`{"format":"date-time"}`: `"2026-02-30T00:00:00Z"`, `{"enum":["a"]}`: `"b"`, `{"pattern":"^a$"}`: `"ab"`,
+		`{"format":"date-time"}`: `"2026-02-30T00:00:00Z"`,
+		`{"enum":["a"]}`:         `"b"`, `{"pattern":"^a$"}`: `"ab"`,
 		`{"minLength":2}`: `"é"`, `{"maxLength":1}`: `"ab"`, `{"minimum":1}`: `0`,
 		`{"maximum":1}`: `2`, `{"maxItems":1}`: `[1,2]`, `{"items":{"type":"string"}}`: `["a",1]`,
 		`{"required":["a"]}`: `{"b":1}`, `{"properties":{"a":{"enum":[1]}}}`: `{"a":2}`,
@@ -3073,14 +3086,16 @@ func TestJudgeFindsFaults(t *testing.T) {
 	good := start(t).call(t, 405, "PUT", "/health", "")
 	for what, spoil := range map[string]func(*answer){
 		"a status that is not documented": func(a *answer) { a.status = 408 },
-		"the error of another status":     func(a *answer) { a.body = strings.Replace(a.body, "METHOD_NOT_ALLOWED", "NOT_FOUND", 1) },
-		"a length that is missing":        func(a *answer) { a.header.Del("Content-Length") },
-		"a length that is wrong":          func(a *answer) { a.header.Set("Content-Length", "1") },
-		"an answer that may be kept":      func(a *answer) { a.header.Del("Cache-Control") },
-		"another media type":              func(a *answer) { a.header["Content-Type"] = nil },
-		"a header that is missing":        func(a *answer) { a.header["Allow"] = nil },
-		"half a body":                     func(a *answer) { a.body = a.body[:40] },
-		"the id of another request":       func(a *answer) { a.header["X-Request-Id"][0] = "x" },
+		"the error of another status": func(a *answer) {
+			a.body = strings.Replace(a.body, "METHOD_NOT_ALLOWED", "NOT_FOUND", 1)
+		},
+		"a length that is missing":   func(a *answer) { a.header.Del("Content-Length") },
+		"a length that is wrong":     func(a *answer) { a.header.Set("Content-Length", "1") },
+		"an answer that may be kept": func(a *answer) { a.header.Del("Cache-Control") },
+		"another media type":         func(a *answer) { a.header["Content-Type"] = nil },
+		"a header that is missing":   func(a *answer) { a.header["Allow"] = nil },
+		"half a body":                func(a *answer) { a.body = a.body[:40] },
+		"the id of another request":  func(a *answer) { a.header["X-Request-Id"][0] = "x" },
 	} {
 		bad := good
 		bad.header = good.header.Clone()
@@ -3132,7 +3147,8 @@ func normaliseJSON(t *testing.T, value any) string {
 	must(t, err)
 	numbers := regexp.MustCompile(`"(uptime_seconds|\w+_percent|\w+_bytes)":[0-9.]+`)
 	names := regexp.MustCompile(`"(version|request_id)":"[^"]*"`)
-	return numbers.ReplaceAllString(names.ReplaceAllString(normalise(string(text)), `"$1":""`), `"$1":0`)
+	text = numbers.ReplaceAll(names.ReplaceAll(text, []byte(`"$1":""`)), []byte(`"$1":0`))
+	return normalise(string(text))
 }
 
 // The examples of openapi.json are what the service says, after the two creations that are the
@@ -3183,7 +3199,8 @@ func TestExamplesAreAnswers(t *testing.T) {
 				if e.description == "The data file has failed." {
 					must(t, os.Remove(data))
 				}
-				request := regexp.MustCompile(`task_[0-9a-z]{26,}`).ReplaceAllString(e.request, ids[0])
+				id := regexp.MustCompile(`task_[0-9a-z]{26,}`)
+				request := id.ReplaceAllString(e.request, ids[0])
 				rows := parse(request + " -> " + strconv.Itoa(e.status))
 				equal(t, "requests in the summary "+e.request, len(rows), 1)
 				var got any
