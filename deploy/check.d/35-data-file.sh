@@ -38,7 +38,7 @@ says_why() {
   jq -e --arg reason "$3" "$1 and ($2.reason | contains(\$reason))" "$kept/answer" || { cat "$kept/answer"; return 1; }
 }
 # one_line REASON: the log tells once what has happened.
-one_line() { [ "$(grep -c "level=CRITICAL .*the data file has failed.*cause=.*$1" "$work/service.log")" -eq 1 ]; }
+one_line() { [ "$(grep -c "level=CRITICAL .*the data file has failed: .*$1" "$work/service.log")" -eq 1 ]; }
 
 # new_file: the service creates the file for itself alone, and says what is in it.
 new_file() {
@@ -127,17 +127,17 @@ touched() {
     [ "$(code "$api/$task")" = 200 ] && [ "$(post)" = 500 ] && [ "$(cat "$kept/live" 2>&1)" = "$left" ] && stop service
 }
 all_touched() {
-  touched "deleted or moved away" rm live && touched "deleted or moved away" mv live moved &&
-    touched "another file was put in its place" sed -i s/pending/pending/ live &&
-    touched "another file was put in its place" cp --remove-destination backup live &&
-    touched "it was changed" cp backup live && touched "it was changed" truncate -s -20 live &&
-    touched "it was changed" truncate -s 0 live && touched "it was changed" truncate -s +1 live
+  touched "no such file or directory" rm live && touched "no such file or directory" mv live moved &&
+    touched "replaced or changed" sed -i s/pending/pending/ live &&
+    touched "replaced or changed" cp --remove-destination backup live &&
+    touched "replaced or changed" cp backup live && touched "replaced or changed" truncate -s -20 live &&
+    touched "replaced or changed" truncate -s 0 live && touched "replaced or changed" truncate -s +1 live
 }
 # touched_idle: it is seen without a creation, too.
 touched_idle() {
   rm -f "$kept/live"
-  serve "$kept/live" && [ "$(post)" = 201 ] && rm "$kept/live" && until_true 7 not_ready "deleted or moved away" &&
-    one_line "deleted or moved away" && stop service
+  serve "$kept/live" && [ "$(post)" = 201 ] && rm "$kept/live" && until_true 7 not_ready "no such file or directory" &&
+    one_line "no such file or directory" && stop service
 }
 
 # synced: the calls that "strace -f -y" has seen. Each 201 was sent after a sync of the data file had returned that was
