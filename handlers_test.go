@@ -2997,11 +2997,12 @@ func TestFailuresOfTheDataFile(t *testing.T) {
 		share, calls int // share of the failed write; calls from the failed one on
 		isOnce       bool
 	}{
-		{"write", 0, 3, true}, {"write", 50, 3, true}, {"write", 100, 3, true}, {"sync", 0, 4, true},
-		{"write", 50, 3, false}, {"sync", 0, 4, false},
+		{"write", 0, 3, true}, {"write", 50, 3, true}, {"write", 100, 3, true},
+		{"write", 50, 3, false}, {"sync", 0, 4, true}, {"sync", 0, 4, false},
 	} {
 		for k := range 4 {
-			what := fmt.Sprintf("%s %d fails after %d %%, once %t\n", row.call, k+1, row.share, row.isOnce)
+			what := fmt.Sprintf("%s %d fails after %d %%, once %t\n",
+				row.call, k+1, row.share, row.isOnce)
 			s, log := setUp(t, fmt.Sprint("-max-tasks=", k+1)) // full, too, after the failure
 			calls, failures, acknowledged := 0, 0, ""
 			d := newFaultyFile(t, "")
@@ -3031,7 +3032,8 @@ func TestFailuresOfTheDataFile(t *testing.T) {
 			health := get(t, s, 503, "/health/readiness").body +
 				get(t, s, 503, "/health/detailed").body
 			const reason = `"reason":"the data file has failed: input/output error"`
-			like(t, what+"health", health, "…"+reason+`…"storage":{"status":"unhealthy",`+reason+`…`)
+			const want = "…" + reason + `…"storage":{"status":"unhealthy",` + reason + "…"
+			like(t, what+"health", health, want)
 			equal(t, what+"CRITICAL lines", len(find(log.String(), "level=CRITICAL.*file=")), 1)
 			equal(t, what+"ERROR lines", len(find(log.String(), "level=ERROR.*cause=")), 6-k)
 		}
@@ -3129,26 +3131,33 @@ func TestAFailureWhileTheLogHangs(t *testing.T) {
 func TestTheLiveFileIsTouched(t *testing.T) {
 	t.Parallel()
 	const gone, changed = "no such file or directory", "another program has replaced or changed it"
+	remove := func(path, _, _ string) error { return os.Remove(path) }
+	move := func(path, _, _ string) error { return os.Rename(path, path+".1") }
+	moveFolder := func(path, _, _ string) error {
+		return os.Rename(filepath.Dir(path), filepath.Dir(path)+".1")
+	}
 	replace := func(path, text string) error { // as sed -i, rsync and editors do
 		must(t, os.WriteFile(path+".new", []byte(text), 0o600))
 		return os.Rename(path+".new", path)
 	}
-	overwrite := func(path, text string) error { // as cp and the shell do
-		return os.WriteFile(path, []byte(text), 0o600)
+	edit := func(path, text, _ string) error { return replace(path, text) }
+	moveOver := func(path, _, backup string) error { return replace(path, backup) }
+	copyOver := func(path, _, backup string) error { // into the same file, as the shell does
+		return os.WriteFile(path, []byte(backup), 0o600)
+	}
+	empty := func(path, _, _ string) error { return os.Truncate(path, 0) }
+	cut := func(path, text, _ string) error { return os.Truncate(path, int64(len(text)-9)) }
+	add := func(path, text, _ string) error {
+		return os.WriteFile(path, []byte(text+"\n"), 0o600)
 	}
 	for name, row := range map[string]struct {
-		touch  func(path, text, backup string) error
+		touch  func(path, text, backup string) error // text is what is there
 		reason string
 	}{
-		"rm":        {func(path, _, _ string) error { return os.Remove(path) }, gone},
-		"mv":        {func(path, _, _ string) error { return os.Rename(path, path+".1") }, gone},
-		"mv folder": {func(path, _, _ string) error { return os.Rename(filepath.Dir(path), filepath.Dir(path)+".1") }, gone},
-		"sed -i":    {func(path, text, _ string) error { return replace(path, text) }, changed},
-		"cp backup": {func(path, _, backup string) error { return overwrite(path, backup) }, changed},
-		"mv backup": {func(path, _, backup string) error { return replace(path, backup) }, changed},
-		": >":       {func(path, _, _ string) error { return overwrite(path, "") }, changed},
-		"truncate":  {func(path, text, _ string) error { return os.Truncate(path, int64(len(text)-9)) }, changed},
-		"echo >>":   {func(path, text, _ string) error { return overwrite(path, text+"\n") }, changed},
+		"rm": {remove, gone}, "mv": {move, gone}, "mv of its folder": {moveFolder, gone},
+		"sed -i": {edit, changed}, "mv backup": {moveOver, changed},
+		"cp backup": {copyOver, changed}, ": >": {empty, changed},
+		"truncate": {cut, changed}, "echo >>": {add, changed},
 	} {
 		for _, isIdle := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, ", idle ", isIdle), func(t *testing.T) {
@@ -3177,7 +3186,8 @@ func TestTheLiveFileIsTouched(t *testing.T) {
 				post(t, s, 500, body)
 				s.store.verify()
 				get(t, s, 200, location)
-				equal(t, "CRITICAL lines", len(find(log.String(), "level=CRITICAL.*"+row.reason)), 1)
+				told := find(log.String(), "level=CRITICAL.*"+row.reason)
+				equal(t, "CRITICAL lines", len(told), 1)
 				equal(t, "the file", content(path), left)
 				equal(t, "its inode and times", fmt.Sprint(os.Stat(path)), info)
 			})
@@ -3329,7 +3339,7 @@ func TestAStartIsStopped(t *testing.T) {
 	equal(t, "reads", reads, 2)
 
 	dir := t.TempDir()
-	args := []string{"-addr=127.0.0.1:0", "-log-file=" + dir + "/log", "-data-file=" + dir + "/tasks"}
+	args := []string{"-addr=127.0.0.1:0", "-log-file=" + dir + "/log", "-data-file=" + dir + "/new"}
 	equal(t, "the program, stopped before it serves", run(ctx, args, io.Discard, io.Discard), nil)
 	files, _ := os.ReadDir(dir)
 	equal(t, "new files", len(files), 0)
@@ -3413,8 +3423,8 @@ func TestWhatACrashLeftOfALine(t *testing.T) {
 				warning = fmt.Sprint("WARNING:", cut)
 			}
 			want := fmt.Sprint("[", warning, "]", whole, whole, whole, lines(&Task{}))
-			what := fmt.Sprintf("%q and %d zeros: warning, tasks, file, and with one more", text[:n], zeros)
-			equal(t, what, got, want)
+			what := "warning, tasks, file, and with one more"
+			equal(t, fmt.Sprintf("%q and %d zeros: %s", text[:n], zeros, what), got, want)
 		}
 	}
 }
@@ -3453,6 +3463,7 @@ func TestDamagedDataFilesAreRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tasks")
 	first, good := lines(samples()[0]), lines(samples()[1])
 	with := func(old, new string) string { return strings.Replace(good, old, new, 1) }
+	long := func(n int) string { return with(`"b"`, `"`+strings.Repeat("b", n)+`"`) }
 	const members = "has not just the five members of a task"
 	for name, row := range map[string]struct{ line, reason string }{
 		"half an object":              {good[:20] + "\n", "JSON"},
@@ -3472,8 +3483,8 @@ func TestDamagedDataFilesAreRefused(t *testing.T) {
 		"null":                        {with(`"system"`, "null"), members},
 		"a number":                    {with(`"system"`, "1"), "JSON"},
 		"zeros in the middle":         {"\x00\x00" + good, "JSON"},
-		"a line over 4 KiB":           {with(`"b"`, `"`+strings.Repeat("b", 4096)+`"`), "longer than 4096"},
-		"a line over 1 MiB":           {with(`"b"`, `"`+strings.Repeat("b", 2<<20)+`"`), "longer than 4096"},
+		"a line over 4 KiB":           {long(4096), "longer than 4096"},
+		"a line over 1 MiB":           {long(2 << 20), "longer than 4096"},
 		"another status":              {with("pending", "done"), "status"},
 		"a day that is none":          {with("01-02", "02-30"), "created_at"},
 		"an array":                    {"[" + strings.TrimSpace(good) + "]\n", "JSON"},
@@ -3511,14 +3522,19 @@ func TestStoredTasksMayFollowOtherRules(t *testing.T) {
 		equal(t, name+": the file", after, text)
 		equal(t, name+": by its id", *s.get(task.ID), task)
 	}
-	for line, want := range map[string]string{
-		`{"task_id":"B","task_name":"b","user_id":"c","status":"pending","created_at":"2026-01-02T04:04:05+01:00"}`:            "2026-01-02T03:04:05Z",
-		`{"task_id":"B","task_name":"b","user_id":"c","status":"pending","created_at":"2026-01-02T03:04:05.9Z"}`:               "2026-01-02T03:04:05Z",
-		` {"created_at": "2026-01-02T03:04:05Z", "user_id": "c", "status": "pending", "task_name": "\u0062", "task_id": "B"} `: "2026-01-02T03:04:05Z",
+	const at = `"created_at":"2026-01-02T03:04:05Z"`
+	for _, line := range []string{
+		`{"task_id":"B","task_name":"b","user_id":"c","status":"pending",` + at + `}`,
+		`{"task_id":"B","task_name":"\u0062","user_id":"c","status":"pending",` + at + `}`,
+		` { ` + at + `, "user_id": "c", "status": "pending", "task_name": "b", "task_id": "B" } `,
+		`{"task_id":"B","task_name":"b","user_id":"c","status":"pending",` +
+			`"created_at":"2026-01-02T04:04:05+01:00"}`,
+		`{"task_id":"B","task_name":"b","user_id":"c","status":"pending",` +
+			`"created_at":"2026-01-02T03:04:05.9Z"}`,
 	} {
 		s, _, after, err := restore(t, path, line+"\n")
 		must(t, err)
-		equal(t, line, *s.get("B"), Task{"B", "b", "c", pending, want})
+		equal(t, line, *s.get("B"), Task{"B", "b", "c", pending, "2026-01-02T03:04:05Z"})
 		equal(t, "the file", after, line+"\n")
 	}
 }
@@ -3533,18 +3549,19 @@ func TestWhatIsNoDataFileIsLeftAlone(t *testing.T) {
 	must(t, os.Truncate(holed, 3<<30))
 	fifo := dir + "/fifo"
 	must(t, exec.Command("mkfifo", fifo).Run())
+	const beginning = "line 1: is neither a task nor the beginning of one"
+	nearly := lineBeginning + strings.Repeat("a", 5000)
 	for path, want := range map[string]string{
-		write(t, "token", "s3cret"):                                  "line 1: is neither a task nor the beginning of one",
-		write(t, "token", "s3cret\n"):                                "line 1: is no JSON…",
-		write(t, "object", `{"a":"b"}`):                              "line 1: has not just the five members of a task",
-		write(t, "nearly", `{"task_id":"`+strings.Repeat("a", 5000)): "line 1: is neither a task nor the beginning of one",
-		write(t, "zeros", "\x00\n"):                                  "line 1: is no JSON…",
-		hole:                                                         "line 1: is longer than 4096 bytes",
-		holed:                                                        "line 2: is longer than 4096 bytes",
-		fifo:                                                         "is no regular file",
-		"/dev/zero":                                                  "is no regular file",
-		"/dev/null":                                                  "is no regular file",
-		dir:                                                          "is a directory",
+		write(t, "token", "s3cret"): beginning, write(t, "nearly", nearly): beginning,
+		write(t, "token", "s3cret\n"):   "line 1: is no JSON…",
+		write(t, "zeros", "\x00\n"):     "line 1: is no JSON…",
+		write(t, "object", `{"a":"b"}`): "line 1: has not just the five members of a task",
+		hole:                            "line 1: is longer than 4096 bytes",
+		holed:                           "line 2: is longer than 4096 bytes",
+		fifo:                            "is no regular file",
+		"/dev/zero":                     "is no regular file",
+		"/dev/null":                     "is no regular file",
+		dir:                             "is a directory",
 	} {
 		before, _ := os.Lstat(path)
 		var used, left runtime.MemStats
@@ -3848,8 +3865,8 @@ func FuzzCreateTask(f *testing.F) {
 	})
 }
 
-// Whatever is in a data file, and whatever its end: a start refuses it and changes nothing, or keeps
-// every whole line. What is read comes back when it is written and read again.
+// Whatever is in a data file, and whatever its end: a start refuses it and changes nothing, or it
+// keeps every whole line. What is read comes back when it is written and read again.
 func FuzzRestore(f *testing.F) {
 	text := lines(samples()...)
 	for _, seed := range []string{"", "\n", text, text[:len(text)-1], text + text, "\uFEFF" + text,
