@@ -212,8 +212,8 @@ traced() { ! grep -h '^TracerPid:.0$' "/proc/$(cat "$work/service.pid")"/task/*/
 # fails_once: the disk fails while eight clients create tasks, and then does not. The file ends with the last task that was
 # acknowledged, since the kernel would give a restart what never got to the disk; and the restart goes on from there.
 fails_once() {
-  serve "$kept/failed" && background load load -out "$kept/acknowledged" && sleep 1 && trouble "$kept/failed" error=EIO &&
-    until_true 5 not_ready "input/output error"
+  serve "$kept/failed" && background load "$work/bin/load" -url "$api" -out "$kept/acknowledged" && sleep 1 &&
+    trouble "$kept/failed" error=EIO && until_true 5 not_ready "input/output error"
   stop trouble
   sleep 0.3
   stop load
