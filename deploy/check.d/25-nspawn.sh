@@ -192,6 +192,23 @@ needs_disk() {
     [ $status -ne 0 ] && grep 'dependency failed' <<<"$said"
 }
 
+# names_token: where an image for containers empties LoadCredential=, as those for LXC do, the service names the file that it
+# lacks, and the guide's drop-in gives it back.
+names_token() {
+  local from status theirs=/run/systemd/system/service.d ours=/etc/systemd/system/taskapi.service.d
+  from=$(now)
+  on mkdir -p $theirs $ours
+  printf '[Service]\nLoadCredential=\n' | on tee $theirs/zzz-lxc-service.conf
+  on systemctl daemon-reload
+  on systemctl restart taskapi.service # it fails, again and again
+  until_true 5 in_journal "$from" 'open /run/credentials/taskapi.service/token: no such file or directory' &&
+    printf '[Service]\nLoadCredential=token:/etc/taskapi/token\n' | on tee $ours/zzz-token.conf &&
+    on systemctl daemon-reload && on systemctl restart taskapi.service && needs_token
+  status=$?
+  on rm -f $theirs/zzz-lxc-service.conf $ours/zzz-token.conf
+  on systemctl daemon-reload && on systemctl restart taskapi.service && return $status
+}
+
 # A service that hangs, with a watchdog that takes less of this check's time. The cause is found by the command of the alert,
 # also after many requests.
 watched() {
@@ -303,6 +320,7 @@ check "eight quick stops and starts of both units" starts_often
 check "a service that cannot start keeps its socket, and clients wait there" keeps_socket
 check "the watchdog restarts a service that hangs, and no other; the command of the alert says so" watched
 check "without the disk of the tasks it does not start" needs_disk
+check "without LoadCredential= it says what it lacks, and a drop-in gives it back" names_token
 check "an -addr beside the socket is told in a WARNING" warns_of_addr
 check "journalctl -p err shows the line of level ERROR, and nothing else" finds_errors
 check "it shows the stacks of a crash" finds_stacks

@@ -547,6 +547,7 @@ after() {
   case $(cat "$1") in
     *taskapi-backup*'wc -l'*) check "a disk that is full: the copy of last week stays, and nothing half" fills_backup ;;
     *'conf.d/taskapi.conf'*'nginx -t'*) check "nginx has nothing against it, and speaks HTTP/2" speaks_http2 ;;
+    *hourly.conf*) check "the rotation is hourly, and not up to an hour late" rotates_hourly ;;
     *--checkend*) check "a certificate that ends within 30 days is noticed" ends_soon ;;
     line=2*systemctl*) check "the data file is whole again" whole ;;
     *tasks-replaced*)
@@ -597,6 +598,10 @@ hangs() {
     until_true 10 ready 200
 }
 is_second() { ! on_host timeout 20 taskapi -addr 127.0.0.1:8001 -data-file "$data" >"$guides/second" 2>&1 && cat "$guides/second" && grep 'another process has it' "$guides/second" && ready 200; }
+rotates_hourly() {
+  on_host systemctl show -p TimersCalendar -p RandomizedDelayUSec logrotate.timer | tee "$guides/timer"
+  grep -x 'RandomizedDelayUSec=0' "$guides/timer" && [ "$(grep -c ^TimersCalendar "$guides/timer")" -eq 1 ] && grep -F '*-*-* *:00:00' "$guides/timer"
+}
 speaks_http2() {
   local said
   said=$(on_host nginx -t -q 2>&1)
