@@ -44,7 +44,7 @@ func get(h http.Handler, path string) string {
 	return answer.Body.String()
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -82,7 +82,7 @@ func transfer() {
 	}
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -58,7 +58,7 @@ func main() {
 	fmt.Println("gronx:", strings.Join(days, ", "))
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -58,7 +58,7 @@ func main() {
 	slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: only})).Info("", slog.Duration("took", took))
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -15,7 +15,7 @@ cd "$work"
 npm init -y >/dev/null
 npm install --silent --no-audit --no-fund --ignore-scripts \
   fast-json-stringify@7.3.10 \
-  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
+  >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >finding.js <<'END'
 const build = require('fast-json-stringify')
 const write = status => build({type: 'object', properties: {status}})

@@ -43,7 +43,7 @@ func main() {
 	fmt.Printf("after TryRLock (%v, %v): Locked %v, another reader gets in: %v\n", got, err, own.Locked(), othersGetIn())
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

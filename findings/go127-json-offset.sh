@@ -35,6 +35,6 @@ func main() {
 }
 END
 
-seen=$(for go in go1.26.8 go1.27.3; do GOTOOLCHAIN=$go go run main.go 2>>run.log; done) || { cat run.log >\&2; exit 2; }
+seen=$(for go in go1.26.8 go1.27.3; do GOTOOLCHAIN=$go go run main.go 2>>run.log; done) || { cat run.log >&2; exit 2; }
 echo "$seen"
 [ "$seen" = "$expected" ] || { echo 'CHANGED: not what the header says' >&2; exit 1; }

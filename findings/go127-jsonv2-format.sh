@@ -44,6 +44,6 @@ END
 seen=$(
   GOTOOLCHAIN=go1.26.8 GOEXPERIMENT=jsonv2 go run main.go 2>>run.log
   GOTOOLCHAIN=go1.27.3 go run main.go 2>>run.log
-) || { cat run.log >\&2; exit 2; }
+) || { cat run.log >&2; exit 2; }
 echo "$seen"
 [ "$seen" = "$expected" ] || { echo 'CHANGED: not what the header says' >&2; exit 1; }

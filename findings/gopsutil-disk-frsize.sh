@@ -65,7 +65,7 @@ func main() {
 	fmt.Printf("gopsutil: total %d free %d used %.0f%%\n", u.Total, u.Free, u.UsedPercent)
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 mkdir mnt
 seen=$(./finding mnt)

@@ -35,7 +35,7 @@ func main() {
 	}
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 # meminfo DIR TOTAL AVAILABLE: in kB.
 meminfo() {

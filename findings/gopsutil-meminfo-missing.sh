@@ -36,7 +36,7 @@ func main() {
 	fmt.Println(err)
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 mkdir proc
 seen=$(HOST_PROC=$work/proc ./finding)

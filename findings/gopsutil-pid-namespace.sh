@@ -45,7 +45,7 @@ func main() {
 	}
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 mkdir hostproc
 # in_namespace: runs the program as pid 1 of a namespace with a /proc of its own; hostproc is the host's.

@@ -43,7 +43,7 @@ func main() {
 	fmt.Printf("UnmarshalJSONStrict nil: %v, it is %#v\n", err == nil, err)
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

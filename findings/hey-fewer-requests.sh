@@ -12,7 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-apt-get download -qq -o APT::Sandbox::User=root hey=0.1.4-2+b4 >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
+apt-get download -qq -o APT::Sandbox::User=root hey=0.1.4-2+b4 >apt.log 2>&1 || { cat apt.log >&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 cat >server.go <<'END'
 package main

@@ -16,9 +16,9 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 apt-get download -qq -o APT::Sandbox::User=root \
-  systemd=252.39-1~deb12u2 systemd-journal-remote=252.39-1~deb12u2 libsystemd-shared=252.39-1~deb12u2 libmicrohttpd12=0.9.75-6 \
-  jq=1.6-2.1+deb12u3 libjq1=1.6-2.1+deb12u3 libonig5=6.9.8-1 \
-  >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
+  systemd=252.39-1~deb12u2 systemd-journal-remote=252.39-1~deb12u2 libsystemd-shared=252.39-1~deb12u2 \
+  libmicrohttpd12=0.9.75-6 jq=1.6-2.1+deb12u3 libjq1=1.6-2.1+deb12u3 libonig5=6.9.8-1 \
+  >apt.log 2>&1 || { cat apt.log >&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 libraries=$work/root/usr/lib/x86_64-linux-gnu
 export LD_LIBRARY_PATH=$libraries:$libraries/systemd
@@ -26,7 +26,7 @@ export LD_LIBRARY_PATH=$libraries:$libraries/systemd
 for length in 4000 5000; do
   printf '__REALTIME_TIMESTAMP=%d\n__MONOTONIC_TIMESTAMP=%d\n_BOOT_ID=%032d\n' "1796040000000$length" "$length" 1
   printf 'PRIORITY=6\nMESSAGE=%0*d\n\n' "$length" 0
-done | root/lib/systemd/systemd-journal-remote -o two.journal - >journal.log 2>&1 || { cat journal.log >\&2; exit 2; }
+done | root/lib/systemd/systemd-journal-remote -o two.journal - >journal.log 2>&1 || { cat journal.log >&2; exit 2; }
 
 # show OPTION…: the messages of the journal.
 show() { root/bin/journalctl --file two.journal "$@"; }

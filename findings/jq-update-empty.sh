@@ -14,7 +14,7 @@ cd "$work"
 
 apt-get download -qq -o APT::Sandbox::User=root \
   jq=1.6-2.1+deb12u3 libjq1=1.6-2.1+deb12u3 libonig5=6.9.8-1 \
-  >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
+  >apt.log 2>&1 || { cat apt.log >&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 export LD_LIBRARY_PATH=$work/root/usr/lib/x86_64-linux-gnu
 tasks='[{"n":1,"done":true},{"n":2,"done":true},{"n":3,"done":true},{"n":4,"done":true},{"n":5,"done":true}]'

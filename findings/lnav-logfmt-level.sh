@@ -13,7 +13,7 @@ cd "$work"
 
 apt-get download -qq -o APT::Sandbox::User=root \
   lnav=0.11.1-3 libarchive13=3.6.2-1+deb12u5 \
-  >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
+  >apt.log 2>&1 || { cat apt.log >&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 export LD_LIBRARY_PATH=$work/root/usr/lib/x86_64-linux-gnu HOME=$work
 cat >app.log <<'END'

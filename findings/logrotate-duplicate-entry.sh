@@ -14,7 +14,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-apt-get download -qq -o APT::Sandbox::User=root logrotate=3.21.0-1 >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
+apt-get download -qq -o APT::Sandbox::User=root logrotate=3.21.0-1 >apt.log 2>&1 || { cat apt.log >&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 mkdir logrotate.d log
 touch log/{a,b,c}.log

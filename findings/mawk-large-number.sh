@@ -13,7 +13,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-apt-get download -qq -o APT::Sandbox::User=root mawk=1.3.4.20200120-3.1 >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
+apt-get download -qq -o APT::Sandbox::User=root mawk=1.3.4.20200120-3.1 >apt.log 2>&1 || { cat apt.log >&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 sum() { printf '%s\n' 1000000000 1000000000 1000000007 | root/usr/bin/mawk "{ s += \$1 } END { $1 }"; }
 

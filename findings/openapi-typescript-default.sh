@@ -16,7 +16,7 @@ cd "$work"
 npm init -y >/dev/null
 npm install --silent --no-audit --no-fund --ignore-scripts \
   openapi-typescript@7.13.0 typescript@5.9.3 \
-  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
+  >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 # type_of USER: the type of the request body, in one line.
 type_of() {
   cat >document.json <<END
@@ -24,7 +24,8 @@ type_of() {
  "components": {"schemas": {"NewTask": {"type": "object", "required": ["name"],
    "properties": {"name": {"type": "string"}, "user": $1}}}}}
 END
-  npx openapi-typescript document.json --output types.ts >generator.log 2>&1 || { cat generator.log >\&2; exit 2; }
+  node_modules/.bin/openapi-typescript document.json --output types.ts >generator.log 2>&1 ||
+    { cat generator.log >&2; exit 2; }
   sed -n '/NewTask: {/,/};/p' types.ts | grep -oE '(name|user)\??: string;' | paste -s -d ' '
 }
 seen="with a default: $(type_of '{"type": "string", "default": "anonymous"}')

@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts ajv@8.20.0 >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
+npm install --silent --no-audit --no-fund --ignore-scripts ajv@8.20.0 >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >schema.json <<'END'
 {"type": "string", "pattern": "^[^\\u0000-\\u001f]*$"}
 END
@@ -45,7 +45,7 @@ func main() {
 	fmt.Println("jsonschema/v6:", strings.Join(parts.FindAllString(fmt.Sprint(err), -1), ": "))
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 seen=$(node finding.js; ./finding)
 echo "$seen"

@@ -14,7 +14,7 @@ cd "$work"
 npm init -y >/dev/null
 npm install --silent --no-audit --no-fund --ignore-scripts \
   openapi-to-postmanv2@6.3.3 \
-  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
+  >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >finding.js <<'END'
 const converter = require('openapi-to-postmanv2')
 

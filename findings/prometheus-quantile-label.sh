@@ -57,7 +57,7 @@ run() {
   (cd "$1"
     go mod init finding
     go mod edit -require=github.com/prometheus/prometheus@"$1"
-    go build -o finding .) >build.log 2>&1 || { cat build.log >\&2; exit 2; }
+    go build -o finding .) >build.log 2>&1 || { cat build.log >&2; exit 2; }
   "$1/finding" "$1"
 }
 

@@ -15,7 +15,7 @@ cd "$work"
 
 apt-get download -qq -o APT::Sandbox::User=root \
   prometheus=2.42.0+ds-5+deb12u1 \
-  >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
+  >apt.log 2>&1 || { cat apt.log >&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 echo 'groups: [{name: g, rules: [{alert: Busy, expr: cpu_cores > 500m}]}]' >rules.yml
 
@@ -41,7 +41,7 @@ func main() {
 	fmt.Println("v0.316.0: valid, the number is", number.Val)
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 seen="2.42: $(root/usr/bin/promtool check rules rules.yml 2>&1 | grep -o 'parse error.*')
 $(./finding)"

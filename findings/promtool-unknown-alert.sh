@@ -15,7 +15,7 @@ cd "$work"
 
 apt-get download -qq -o APT::Sandbox::User=root \
   prometheus=2.42.0+ds-5+deb12u1 \
-  >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
+  >apt.log 2>&1 || { cat apt.log >&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 cat >rules.yml <<'END'
 groups:

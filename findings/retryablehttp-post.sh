@@ -46,7 +46,7 @@ func main() {
 	fmt.Printf("response nil: %v, error nil: %v\n", answer == nil, err == nil)
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

@@ -48,7 +48,7 @@ func main() {
 	fmt.Println("error:", decoder.Err())
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"

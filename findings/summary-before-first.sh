@@ -18,7 +18,7 @@ cd "$work"
 npm init -y >/dev/null
 npm install --silent --no-audit --no-fund --ignore-scripts \
   prom-client@15.1.3 \
-  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
+  >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >finding.js <<'END'
 const {Registry, Summary} = require('prom-client')
 const registry = new Registry()
@@ -61,7 +61,7 @@ func main() {
 	fmt.Print(page.Body.String())
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 # samples NAME COMMAND…: the samples of COMMAND's page, in one line.
 samples() {

@@ -17,7 +17,7 @@ cd "$work"
 npm init -y >/dev/null
 npm install --silent --no-audit --no-fund --ignore-scripts \
   @apidevtools/swagger-parser@12.1.0 \
-  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
+  >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >finding.js <<'END'
 const parser = require('@apidevtools/swagger-parser')
 const SwaggerParser = parser.default ?? parser

@@ -16,7 +16,7 @@ cd "$work"
 npm init -y >/dev/null
 npm install --silent --no-audit --no-fund --ignore-scripts \
   swagger-typescript-api@13.1.3 \
-  >npm.log 2>&1 || { cat npm.log >\&2; exit 2; }
+  >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 # request COMPONENTS: how the generated client asks for the page.
 request() {
   cat >document.json <<END
@@ -25,8 +25,9 @@ request() {
    "content": {"text/html": {"schema": {"type": "string", "minLength": 1}}}}}}}},
  "components": {"schemas": $1}}
 END
-  npx swagger-typescript-api generate --path document.json --output . --name client.ts >generator.log 2>&1 ||
-    { cat generator.log >\&2; exit 2; }
+  node_modules/.bin/swagger-typescript-api generate --path document.json --output . --name client.ts \
+    >generator.log 2>&1 ||
+    { cat generator.log >&2; exit 2; }
   grep -oE 'this\.request<.*>' client.ts
 }
 seen="with the component: $(request '{"TaskID": {"type": "string", "description": "The id of a task."}}')

@@ -15,7 +15,7 @@ cd "$work"
 
 apt-get download -qq -o APT::Sandbox::User=root \
   systemd=252.39-1~deb12u2 libsystemd-shared=252.39-1~deb12u2 \
-  >apt.log 2>&1 || { cat apt.log >\&2; exit 2; }
+  >apt.log 2>&1 || { cat apt.log >&2; exit 2; }
 for deb in *.deb; do dpkg -x "$deb" root; done
 libraries=$work/root/usr/lib/x86_64-linux-gnu
 export LD_LIBRARY_PATH=$libraries:$libraries/systemd

@@ -44,7 +44,7 @@ func main() {
 	fmt.Printf("sql.NullString after NULL: %q %v\n", text.String, err)
 }
 END
-go build -o finding . 2>build.log || { cat build.log >\&2; exit 2; }
+go build -o finding . 2>build.log || { cat build.log >&2; exit 2; }
 
 seen=$(./finding)
 echo "$seen"
