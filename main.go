@@ -600,9 +600,9 @@ func (s *service) noRoute(w *reply, r *http.Request) error {
 // said what was decided, and a client that has no answer does not know it.
 func (s *service) send(w *reply, r *http.Request) {
 	h := w.Header()
-	h.Set("X-Request-Id", w.requestID)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
+	h["X-Request-Id"] = []string{w.requestID} // as Set does, but it need not look at the name
+	h["X-Content-Type-Options"] = []string{"nosniff"}
+	h["Cache-Control"] = []string{"no-store"}
 	if s.origins != "" {
 		h.Set("Vary", "Origin") // even if this request has none
 	}
@@ -612,7 +612,7 @@ func (s *service) send(w *reply, r *http.Request) {
 		h.Set("Access-Control-Expose-Headers", "Location, Retry-After, X-Request-Id")
 	}
 	if w.status != http.StatusNoContent { // RFC 9110 section 8.6
-		h.Set("Content-Length", strconv.Itoa(len(w.body)))
+		h["Content-Length"] = []string{strconv.Itoa(len(w.body))}
 	}
 
 	// A service that stops wants no next request; this is asked late, because the drain may have

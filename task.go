@@ -167,7 +167,7 @@ func readNewTask(r *http.Request) (name, userID string, err error) {
 		broken.require(false, key, "UNKNOWN_FIELD", rule)
 	}
 	code := validationError
-	if strings.ContainsFunc(name+userID, unicode.IsControl) {
+	if len(broken) > 0 && strings.ContainsFunc(name+userID, unicode.IsControl) {
 		code = controlCharacter
 	}
 	return name, userID, broken.err(code)
