@@ -2,7 +2,7 @@ package main
 
 // Health: four routes, each for somebody else, and the sensors that let them answer from memory. A
 // hung file system blocks whoever asks how full it is, so only the sensors ask, and no handler. (A
-// -log-file that hangs still holds up every answer: its line comes first. See logFile.Write.)
+// -log-file that hangs still holds up every answer: its line comes first. See logOutput.Write.)
 
 import (
 	"cmp"
@@ -52,14 +52,14 @@ func (s *service) health(w *reply, _ *http.Request) error {
 	return w.json(http.StatusOK, s.newSummary(healthy, w.start))
 }
 
-// liveness: GET /health/liveness, for whoever restarts the process. It looks at nothing, because a
-// restart would not help against a full disk or a busy host.
+// liveness: GET /health/liveness, for a supervisor that restarts the process if there is no answer.
+// It looks at nothing, because a restart would not help against a full disk or a busy host.
 func (s *service) liveness(w *reply, _ *http.Request) error {
 	return w.json(http.StatusOK, s.newSummary("alive", w.start))
 }
 
-// readiness: GET /health/readiness, for whoever sends requests here. A busy host is ready, because
-// there is no second host that could take the requests.
+// readiness: GET /health/readiness, for a proxy that sends requests here. A busy host is ready,
+// because there is no second host that could take the requests.
 func (s *service) readiness(w *reply, _ *http.Request) error {
 	checks := s.check(w.start).Checks
 	answer := s.newSummary("ready", w.start)
@@ -84,7 +84,7 @@ func (s *service) detailed(w *reply, _ *http.Request) error {
 // answer: it has no envelope, and is less than an ERROR in the log.
 func (w *reply) unhealthy(answer any) error {
 	err := w.json(http.StatusServiceUnavailable, answer)
-	w.level = slog.LevelWarn
+	w.code.level = slog.LevelWarn
 	return err
 }
 
@@ -259,10 +259,10 @@ func (s *sensor) latest(now time.Time) (*reading, error) {
 }
 
 // report returns what the sensor has read. If that is of no use, it is nil, and the check fails.
-func (s *sensor) report(check *verdict, now time.Time) *usage {
+func (s *sensor) report(v *verdict, now time.Time) *usage {
 	last, err := s.latest(now)
 	if err != nil {
-		check.fail(s.name + ": " + err.Error())
+		v.fail(s.name + ": " + err.Error())
 		return nil
 	}
 	return &last.usage
@@ -329,8 +329,8 @@ func readMemory() (usage, error) {
 // df, so the bytes are not known there; the percentage is right.
 func (c config) readDisk() (usage, error) {
 	d, err := disk.Usage(c.diskPath)
-	// FreeBSD may have less than nothing left, which wraps around.
-	if err != nil || d.Free > d.Total || d.Used+d.Free == 0 {
+	// What is less than nothing wraps around, as free space can on FreeBSD.
+	if err != nil || max(d.Free, d.Used) > d.Total || d.Used+d.Free == 0 {
 		return usage{}, errors.Join(errImpossible, err)
 	}
 	u := usage{Percent: percentUsed(float64(d.Free), float64(d.Used+d.Free))}

@@ -102,13 +102,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer ln.Close()
 	s, err := newService(ctx, cfg, stderr)
-	if errors.Is(err, context.Canceled) {
+	if err == nil {
+		defer s.store.close()
+	}
+	if ctx.Err() != nil {
 		return nil // asked to stop while the data file was being read
 	}
 	if err != nil {
 		return err
 	}
-	defer s.store.close()
 	return s.serve(ctx, ln, hangups)
 }
 
@@ -184,14 +186,18 @@ func (c *config) define(fs *flag.FlagSet) {
 func (c *config) fault(fs *flag.FlagSet) error {
 	// An empty text is an unset variable of a script: without what the operator meant to give, the
 	// service must not start.
-	noneIsEmpty := true
-	fs.Visit(func(f *flag.Flag) { noneIsEmpty = noneIsEmpty && f.Value.String() != "" })
+	var empty string // the name of such a flag
+	fs.Visit(func(f *flag.Flag) {
+		if f.Value.String() == "" {
+			empty = f.Name
+		}
+	})
 	formats := []string{"text", "json"}
 	for _, rule := range []struct {
 		isKept bool
 		text   string
 	}{
-		{noneIsEmpty, "a flag that is given must not be empty"},
+		{empty == "", "-" + empty + " must not be empty"},
 		{fs.NArg() == 0, "no argument follows the flags"},
 		{c.maxTasks >= 1, "-max-tasks must be at least 1"},
 		{c.rate >= 0, "-rate must not be negative"},
@@ -222,7 +228,8 @@ func (c *config) fault(fs *flag.FlagSet) error {
 // isPercentage says no to NaN, too.
 func isPercentage(x float64) bool { return 0 <= x && x <= 100 }
 
-// isSameFile reports whether two paths lead to one file, which need not be there yet.
+// isSameFile reports whether two paths lead to one file. If that is not there yet, links to it are
+// not seen.
 func isSameFile(a, b string) bool {
 	infoA, errA := os.Stat(a)
 	infoB, errB := os.Stat(b)
@@ -325,7 +332,8 @@ func newService(ctx context.Context, cfg config, stderr io.Writer) (*service, er
 	}
 
 	var err error
-	if s.token, err = readToken(cfg.tokenFile); err != nil {
+	s.token, err = readToken(cfg.tokenFile)
+	if err != nil {
 		return nil, err
 	}
 	if cfg.tlsCert != "" {
@@ -335,13 +343,18 @@ func newService(ctx context.Context, cfg config, stderr io.Writer) (*service, er
 		}
 	}
 	isNewLog := cfg.logFile != "" && !exists(cfg.logFile)
-	if err = s.logOutput.open(cfg.logFile); err != nil {
+	err = s.logOutput.open(cfg.logFile)
+	if err != nil {
 		return nil, err
 	}
 	s.log = slog.New(newLogHandler(s.logOutput, cfg.logFormat, cfg.logLevel))
-	s.store, err = openStore(ctx, cfg.dataFile, cfg.maxTasks, s.log)
+	if isSameFile(cfg.dataFile, cfg.logFile) { // now, a new file is there, and links to it are seen
+		err = fmt.Errorf("-data-file and -log-file must be two files (%w)", errUsage)
+	} else {
+		s.store, err = openStore(ctx, cfg.dataFile, cfg.maxTasks, s.log)
+	}
 	if err != nil && isNewLog {
-		os.Remove(cfg.logFile)
+		os.Remove(behindLinks(cfg.logFile))
 	}
 	return s, err
 }
@@ -350,6 +363,15 @@ func newService(ctx context.Context, cfg config, stderr io.Writer) (*service, er
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return !errors.Is(err, os.ErrNotExist)
+}
+
+// behindLinks returns where a path leads that may be a symbolic link.
+func behindLinks(path string) string {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return path
+	}
+	return target
 }
 
 // handler fills the reply to a request, or returns the error to answer with.
@@ -372,14 +394,14 @@ const (
 	nobody     access = iota // the zero value: a route without access is closed to everybody
 	anyone                   // without a token, from anywhere
 	withToken                // with the bearer token, if there is a -token-file
-	onThisHost               // the same, but only directly from this host
+	onThisHost               // with the token, and only directly from this host
 )
 
 // corsMethods are those of the API, for pages of other origins.
 const corsMethods = "GET, POST"
 
-// api is the whole API. The mux, the index, the metrics, the answers to preflights and the tests
-// all use this table. TestDocumentsAreInStep fails if README.md or openapi.json lacks a row.
+// api is the whole API. The mux, the index, the metrics and the tests all use this table.
+// TestDocumentsAreInStep fails if README.md or openapi.json lacks a row.
 func (s *service) api() []route {
 	return []route{
 		{"GET", "/{$}", "service name, version and this list", anyone, 200, s.index},
@@ -455,7 +477,7 @@ func sourceHash(page []byte, name string) string {
 func (s *service) profile(w *reply, r *http.Request) error {
 	http.DefaultServeMux.ServeHTTP(w, r)
 	if w.status >= http.StatusInternalServerError {
-		w.level = slog.LevelWarn
+		w.code.level = slog.LevelWarn
 	}
 	return nil
 }
@@ -531,8 +553,8 @@ func (s *service) refusal(rt route, r *http.Request) error {
 	// From here on, the right token is all that helps.
 	challenge := `Bearer realm="taskapi"` // RFC 6750 section 3
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if strings.EqualFold(scheme, "Bearer") {
-		token = strings.TrimLeft(token, " ")
+	token = strings.TrimLeft(token, " ")
+	if strings.EqualFold(scheme, "Bearer") && token != "" {
 		if subtle.ConstantTimeCompare([]byte(token), []byte(s.token)) == 1 {
 			return nil
 		}
@@ -687,6 +709,9 @@ func (s *service) serve(ctx context.Context, ln net.Listener, hangups <-chan os.
 		})
 	}
 	server := s.newServer()
+	if ctx.Err() != nil {
+		return nil // asked to stop before it was ready
+	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
 	s.logStart(ln.Addr().String())

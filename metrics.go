@@ -35,33 +35,32 @@ func (s *service) record(w *reply, r *http.Request) {
 	message := "request"
 	if duration > s.slow {
 		message = "SLOW request"
-		if w.level == slog.LevelInfo { // there is nothing worse to say
-			w.level = slog.LevelWarn
-			w.category = "PERFORMANCE"
+		if w.code.level == slog.LevelInfo { // there is nothing worse to say
+			w.code.level = slog.LevelWarn
+			w.code.category = "PERFORMANCE"
 		}
 	}
 	s.metrics.inFlight.Add(-1)
 	s.metrics.count(w, duration)
-	if w.category != "" {
-		w.note(slog.String("category", w.category))
+	if w.code.category != "" {
+		w.note(slog.String("category", w.code.category))
 	}
 
-	path := r.URL.EscapedPath()
+	path := strings.ReplaceAll(r.URL.EscapedPath(), "=", "%3D") // else it could look like a field
 	if len(path) > 1024 {
 		path = path[:1024] + "…"
 	}
-	path = strings.ReplaceAll(path, "=", "%3D") // else it could look like another field
 	size := len(w.body)
 	if r.Method == http.MethodHead {
 		size = 0 // net/http leaves the body out
 	}
 	handler := s.log.Handler()
-	if !handler.Enabled(r.Context(), w.level) {
+	if !handler.Enabled(r.Context(), w.code.level) {
 		return
 	}
-	// The record is made here, because s.log would look up its caller.
-	record := slog.NewRecord(w.start.Add(duration), w.level, message, 0)
-	record.AddAttrs(
+	// The line is made here, because s.log would look up its caller.
+	line := slog.NewRecord(w.start.Add(duration), w.code.level, message, 0)
+	line.AddAttrs(
 		slog.String("method", r.Method[:min(len(r.Method), 32)]),
 		slog.String("route", w.traffic.route.Path),
 		slog.String("path", path),
@@ -70,8 +69,8 @@ func (s *service) record(w *reply, r *http.Request) {
 		slog.Int("bytes", size),
 		slog.String("remote", r.RemoteAddr),
 		slog.String("request_id", w.requestID))
-	record.AddAttrs(w.notes...)
-	handler.Handle(r.Context(), record) // never fails: see logOutput.Write
+	line.AddAttrs(w.notes...)
+	handler.Handle(r.Context(), line) // never fails: see logOutput.Write
 }
 
 // --- The log ---
@@ -122,7 +121,7 @@ type logOutput struct {
 
 	mu   sync.Mutex // guards what follows
 	out  io.Writer
-	file *os.File // the same, but nil for standard error
+	file *os.File // the file that out is, or nil for standard error
 	torn bool     // out ends inside a line
 	err  error    // of the last write
 }
@@ -137,16 +136,20 @@ func (l *logOutput) open(path string) error {
 	if err != nil {
 		return err
 	}
-	// A log that another process has left may end inside a line. An empty file, a pipe and
-	// /dev/null have an end of 0, and at -1, ReadAt reads nothing.
+	// A log that another process has left may end inside a line.
 	last := []byte{'\n'}
 	end, _ := file.Seek(0, io.SeekEnd)
-	file.ReadAt(last, end-1)
+	if end > 0 {
+		file.ReadAt(last, end-1)
+	}
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.file.Close() // does nothing if there is none
-	l.out, l.file, l.torn = file, file, last[0] != '\n'
+	l.out = file
+	l.file = file
+	l.torn = last[0] != '\n'
+	l.err = nil
 	return nil
 }
 
@@ -264,8 +267,8 @@ func (m *metrics) count(w *reply, duration time.Duration) {
 	w.traffic.codes.add(strconv.Itoa(w.status), 1)
 	w.traffic.buckets[bucket]++
 	w.traffic.seconds += seconds
-	m.events.add(w.category, 1)
-	m.failures.add(w.errorCode, 1)
+	m.events.add(w.code.category, 1)
+	m.failures.add(w.code.Name, 1)
 }
 
 // counters are the samples of a family by the value of a label, in the order in which they came.
@@ -294,7 +297,7 @@ func (c *counters) add(label string, n int) {
 
 // familyTable has a row for each family of metrics: name, type and help, and, if its value is a sum
 // of metrics of the Go runtime, their names. To add a family, add a row, and, unless it is such a
-// sum, a call of exposition.add below, or for process_*, a value in readProcess. README.md lists
+// sum, a call of exposition.add below, or for process_*, a value in sampleProcess. README.md lists
 // the families, too. The go_* and process_* families are those that stock dashboards draw, by the
 // names of client_golang.
 //

@@ -53,7 +53,8 @@ type store struct {
 	restored int       // tasks that the file had at the start
 	file     *dataFile // nil if the tasks end with the process
 
-	// turn holds a value while somebody writes to the file: one batch at a time.
+	// turn is a lock for the file: it holds a value while a batch is being written. (A channel and
+	// not a Mutex, because tests with a clock of their own see who waits at it.)
 	turn chan bool
 
 	// mu guards what follows. Nobody holds it while the disk or the log is busy, so readers wait
@@ -93,13 +94,12 @@ func openStore(ctx context.Context, path string, capacity int, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
-	realPath, _ := filepath.EvalSymlinks(path) // cannot fail: the file is open
-	s.file = &dataFile{path: realPath, file: file, syncFolder: syncFolder}
+	s.file = &dataFile{path: behindLinks(path), file: file, syncFolder: syncFolder}
 	err = s.restore(ctx)
 	if err != nil {
 		s.close()
 		if isNew {
-			os.Remove(realPath)
+			os.Remove(s.file.path)
 		}
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -152,7 +152,9 @@ func (s *store) add(task *Task) error {
 func (s *store) commit(b *batch) {
 	s.turn <- true
 	s.mu.Lock()
-	s.next = nil // whoever comes from now on waits for the next batch
+	if s.next == b {
+		s.next = nil // whoever comes from now on begins the next batch
+	}
 	s.busySince = time.Now()
 	b.err = s.failure
 	s.mu.Unlock()
@@ -278,13 +280,13 @@ func (f *dataFile) takeLock(log *slog.Logger) error {
 	if err == nil && info.Mode().Type() == fs.ModeSocket {
 		os.Remove(path)
 	}
-	f.lock, err = net.Listen("unix", path)
+	lock, err := net.Listen("unix", path)
 	if err != nil { // such as a file system without sockets, or a path over 100 bytes
 		log.Warn("the data file has no lock against a second process", "cause", err)
-		f.lock = nil
 		return nil
 	}
-	go http.Serve(f.lock, http.NotFoundHandler()) // until it is closed
+	f.lock = lock
+	go http.Serve(lock, http.NotFoundHandler()) // so that the queue of who dials is never full
 	return nil
 }
 
@@ -436,27 +438,32 @@ func (s *store) mendEnd(parser *lineParser, end []byte) error {
 		return nil
 	}
 	f := s.file
-	if err := f.fault(f.size + int64(len(end))); err != nil {
+	whole := f.size + int64(len(end))
+	if err := f.fault(whole); err != nil {
 		return err
 	}
 	text := bytes.TrimRight(end, "\x00")
 	isBeginning := bytes.HasPrefix(text, []byte(lineBeginning)) ||
 		strings.HasPrefix(lineBeginning, string(text))
-	if json.Valid(text) {
-		err := s.readLine(parser, append(text, '\n'))
-		if err == nil {
-			err = f.file.Truncate(f.size - 1) // cuts off zeros after it
-		}
-		if err == nil {
-			_, err = f.file.Write([]byte{'\n'})
-		}
-		return err
-	}
-	if !isBeginning || len(text) > maxLine {
+	isWhole := json.Valid(text)
+	if !isWhole && (!isBeginning || len(text) > maxLine) {
 		return errors.New("is neither a task nor the beginning of one")
 	}
-	s.log.Warn("cutting off a torn last line", "file", f.path, "bytes", len(end))
-	return f.file.Truncate(f.size)
+	keep := f.size // up to where the file is kept
+	if isWhole {
+		keep += int64(len(text))
+		if err := s.readLine(parser, append(text, '\n')); err != nil {
+			return err
+		}
+	}
+	if keep < whole {
+		s.log.Warn("cutting off a torn last line", "file", f.path, "bytes", whole-keep)
+	}
+	err := f.file.Truncate(keep)
+	if err == nil && isWhole {
+		_, err = f.file.Write([]byte{'\n'})
+	}
+	return err
 }
 
 // lineParser parses the lines of a data file one after the other.
@@ -497,7 +504,8 @@ func (p *lineParser) parse(line []byte) (*Task, error) {
 	case err != nil:
 		return nil, errors.New("created_at is not a time")
 	}
-	if !strings.HasSuffix(task.CreatedAt, "Z") || at.Nanosecond() > 0 {
+	isUTC := strings.HasSuffix(task.CreatedAt, "Z")
+	if !isUTC || len(task.CreatedAt) != len("2006-01-02T15:04:05Z") {
 		task.CreatedAt = timestamp(at)
 	}
 	p.last = *task
@@ -531,24 +539,31 @@ func shared(text []byte, known string) string {
 
 // parseJSON returns the task in a line that is not just as the service writes it.
 func parseJSON(line []byte) (*Task, error) {
-	var members map[string]string // a struct would hide unknown members, and other cases
-	err := json.Unmarshal(line, &members)
-	task := &Task{
-		ID:        members["task_id"],
-		Name:      members["task_name"],
-		UserID:    members["user_id"],
-		Status:    members["status"],
-		CreatedAt: members["created_at"],
-	}
-	switch {
-	case !utf8.Valid(line):
+	if !utf8.Valid(line) {
 		return nil, errors.New("is not valid UTF-8")
-	case err != nil:
-		return nil, fmt.Errorf("is no JSON object of strings: %w", err)
-	case len(members) != 5, task.Name == "", task.UserID == "":
-		return nil, errors.New("has not just the five members of a task")
 	}
-	return task, nil
+	var members map[string]any // a struct would hide null, unknown members, and other cases
+	if err := json.Unmarshal(line, &members); err != nil {
+		return nil, fmt.Errorf("is no JSON object: %w", err)
+	}
+	texts := make([]string, 5)
+	for i, name := range []string{"task_id", "task_name", "user_id", "status", "created_at"} {
+		text, isText := members[name].(string)
+		if !isText {
+			return nil, errors.New(name + " is missing, or no string")
+		}
+		texts[i] = text
+	}
+	if len(members) > len(texts) {
+		return nil, errors.New("has a member that is not known")
+	}
+	return &Task{
+		ID:        texts[0],
+		Name:      texts[1],
+		UserID:    texts[2],
+		Status:    texts[3],
+		CreatedAt: texts[4],
+	}, nil
 }
 
 // --- The rate limiter ---

@@ -128,23 +128,23 @@ func (s *service) sendPage(w *reply, r *http.Request, stats map[string]any) erro
 // readQuery returns which page of the tasks a query asks for. Its error names everything that is
 // wrong.
 func (s *service) readQuery(query string) (after string, limit int, err error) {
-	var broken faults
+	var found faults
 	params, err := url.ParseQuery(query)
-	broken.require(err == nil, "query", "INVALID_VALUE", "must be well formed")
+	found.require(err == nil, "query", "INVALID_VALUE", "must be well formed")
 	for _, name := range slices.Sorted(maps.Keys(params)) {
 		isKnown := name == "limit" || name == "after"
 		isOne := len(params[name]) == 1 && params[name][0] != ""
-		broken.require(isKnown, name, "UNKNOWN_FIELD", "is not known; known are limit and after")
-		broken.require(isOne || !isKnown, name, "INVALID_VALUE", "must have one value")
+		found.require(isKnown, name, "UNKNOWN_FIELD", "is not known; known are limit and after")
+		found.require(isOne || !isKnown, name, "INVALID_VALUE", "must have one value")
 	}
 
 	limit, err = strconv.Atoi(cmp.Or(params.Get("limit"), "100"))
 	isInRange := err == nil && 1 <= limit && limit <= 1000
-	broken.require(isInRange, "limit", "INVALID_VALUE", "must be from 1 to 1000")
+	found.require(isInRange, "limit", "INVALID_VALUE", "must be from 1 to 1000")
 	after = params.Get("after")
 	isStored := after == "" || s.store.get(after) != nil
-	broken.require(isStored, "after", "INVALID_VALUE", "must be the task_id of a stored task")
-	return after, limit, broken.err(validationError)
+	found.require(isStored, "after", "INVALID_VALUE", "must be the task_id of a stored task")
+	return after, limit, found.err(validationError)
 }
 
 // readNewTask returns the task_name and the user_id in the body of a request. Its error names
@@ -159,18 +159,18 @@ func readNewTask(r *http.Request) (name, userID string, err error) {
 		return "", "", err
 	}
 
-	var broken faults
-	name = broken.takeText(members, "task_name", "")
-	userID = broken.takeText(members, "user_id", "system")
+	var found faults
+	name = found.takeText(members, "task_name", "")
+	userID = found.takeText(members, "user_id", "system")
 	for _, key := range slices.Sorted(maps.Keys(members)) { // those that are left
 		rule := "is not known; known are task_name and user_id"
-		broken.require(false, key, "UNKNOWN_FIELD", rule)
+		found.require(false, key, "UNKNOWN_FIELD", rule)
 	}
 	code := validationError
-	if len(broken) > 0 && strings.ContainsFunc(name+userID, unicode.IsControl) {
+	if len(found) > 0 && strings.ContainsFunc(name+userID, unicode.IsControl) {
 		code = controlCharacter
 	}
-	return name, userID, broken.err(code)
+	return name, userID, found.err(code)
 }
 
 // charsets are the names of UTF-8, and of the part of it that has one byte for each character.
@@ -264,10 +264,8 @@ func (f *faults) takeText(members map[string]any, field, absent string) string {
 // private use, count as visible.
 func isVisible(r rune) bool {
 	const blankBraille = '\u2800'
-	isInvisible := r == blankBraille ||
-		unicode.In(r, unicode.White_Space, unicode.M, unicode.Cf,
-			unicode.Other_Default_Ignorable_Code_Point)
-	return !isInvisible
+	return r != blankBraille && !unicode.In(r, unicode.White_Space, unicode.M, unicode.Cf,
+		unicode.Other_Default_Ignorable_Code_Point)
 }
 
 // --- The errors ---
@@ -397,11 +395,10 @@ type reply struct {
 	status int // 0 as long as nobody has decided
 	body   []byte
 
-	// What record (metrics.go) says of it. An answer that is no failure has the zero level, INFO.
-	level     slog.Level
-	category  string
-	errorCode string
-	notes     []slog.Attr // more for the line in the log
+	// What record (metrics.go) says of it. The code of an answer that is no failure is zero, and its
+	// level INFO.
+	code  errorCode
+	notes []slog.Attr // more for the line in the log
 }
 
 // Header implements http.ResponseWriter. The header belongs to the connection, which sends nothing
@@ -414,9 +411,12 @@ func (w *reply) WriteHeader(status int) {
 	if w.status != 0 {
 		return
 	}
+	if status < 200 || status > 999 {
+		panic(fmt.Sprintf("%d is no status of an answer", status))
+	}
 	w.status = status
 	if status >= http.StatusInternalServerError {
-		w.level = slog.LevelError
+		w.code.level = slog.LevelError
 	}
 }
 
@@ -427,8 +427,11 @@ func (w *reply) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Unwrap lets http.ResponseController find the connection: pprof puts its deadline off.
-func (w *reply) Unwrap() http.ResponseWriter { return w.conn }
+// SetWriteDeadline lets pprof put the deadline off for a long profile (http.ResponseController).
+// Nothing else of the connection can be reached through the reply.
+func (w *reply) SetWriteDeadline(deadline time.Time) error {
+	return http.NewResponseController(w.conn).SetWriteDeadline(deadline)
+}
 
 // note adds to the line in the log.
 func (w *reply) note(attrs ...slog.Attr) { w.notes = append(w.notes, attrs...) }
@@ -438,7 +441,7 @@ func (w *reply) reset() {
 	clear(w.Header())
 	w.status = 0
 	w.body = nil
-	w.level = slog.LevelInfo
+	w.code = errorCode{}
 }
 
 // fill sets a whole answer.
@@ -470,17 +473,14 @@ func (w *reply) fail(err error) {
 		w.note(slog.Any("cause", err))
 		e = newError(internalError, "internal error")
 	}
-	envelope := *e // a copy: the store gives one error to many requests
-	envelope.Timestamp = timestamp(time.Now())
-	envelope.RequestID = w.requestID
+	e.Timestamp = timestamp(time.Now())
+	e.RequestID = w.requestID
 	if len(e.Details) > 0 {
 		w.note(slog.String("faults", e.reasons()))
 	}
 
 	w.reset()
 	maps.Copy(w.Header(), e.header)
-	w.json(e.status, envelope) // has texts only, so it cannot fail
-	w.level = e.level
-	w.category = e.category
-	w.errorCode = e.Name
+	w.json(e.status, e) // cannot fail: it has texts only
+	w.code = e.errorCode
 }
