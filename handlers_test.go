@@ -3611,6 +3611,9 @@ func TestDocumentsAreInStep(t *testing.T) {
 		path := strings.TrimSuffix(rt.Path, "{$}")
 		equal(t, "GET / lists "+path, strings.Contains(index, strconv.Quote(path)), true)
 		routes = append(routes, rt.Method+" "+path)
+		operation := member(document, "paths", path, strings.ToLower(rt.Method))
+		summary := fmt.Sprint(operation["summary"])
+		equal(t, "summary of "+path+" in openapi.json", summary, rt.Summary)
 	}
 	same("routes of README.md", find(readme, "(?m)^. `([A-Z]+ /[^`?{…]*(?:{task_id})?)"), routes)
 	same("operations of openapi.json", slices.Collect(maps.Keys(operations)),
