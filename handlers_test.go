@@ -1237,52 +1237,51 @@ func checkRatio(t *testing.T, s *service, name, health string) {
 // it. What the process itself uses is read from its own /proc, whatever HOST_PROC has to say of a
 // process with the same number.
 func TestHosts(t *testing.T) {
-	const memory = "MemTotal: 16000 kB\nMemFree: 2000 kB\nMemAvailable: 12000 kB\n" +
+	const stat = "cpu  100 20 30 750 50 10 15 25 0 0\n" // 200 of 1,000 are work
+	const meminfo = "MemTotal: 16000 kB\nMemFree: 2000 kB\nMemAvailable: 12000 kB\n" +
 		"Buffers: 100 kB\nCached: 9000 kB\nShmem: 10 kB\n"
-	const cpu = "cpu  100 20 30 750 50 10 15 25 0 0\n" // 200 of 1,000 are work
+	const failed = "the reading failed"
 	cores := ""
 	for i := range 256 {
-		cores += fmt.Sprintf("cpu%d 100 20 30 750 50 10 15 25 0 0\n", i)
+		cores += fmt.Sprintf("cpu%d %s", i, strings.TrimPrefix(stat, "cpu  "))
 	}
-	stranger := fmt.Sprint(os.Getpid()) // has this number in the pid namespace of the host
-	kthread := map[string]string{
-		stranger + "/stat":   stranger + " (kthreadd) S" + strings.Repeat(" 0", 49) + "\n",
-		stranger + "/statm":  "0 0 0 0 0 0 0\n",
-		stranger + "/limits": "Limit Soft Hard Units\nMax open files 7 8 files\n",
+	pid := fmt.Sprint(os.Getpid()) // in the pid namespace of the host, the number of a stranger
+	stranger := map[string]string{
+		pid + "/stat":   pid + " (kthreadd) S" + strings.Repeat(" 0", 49) + "\n",
+		pid + "/statm":  "0 0 0 0 0 0 0\n",
+		pid + "/limits": "Limit Soft Hard Units\nMax open files 7 8 files\n",
 	}
 	for _, row := range []struct {
-		host, stat, meminfo string
-		cpu, memory         string // as health has them
-		more                map[string]string
+		host          string
+		stat, meminfo string            // those above if empty; no file if "-"
+		more          map[string]string // files
+		cpu, memory   string            // as health has them; 20:normal and 25:normal if empty
 	}{
-		{"bare metal", cpu + "cpu0 " + cpu[5:], memory, "20:normal", "25:normal", nil},
-		{"a container that sees its host", cpu, memory, "20:normal", "25:normal", kthread},
-		{"a container with hidepid", cpu, memory, "20:normal", "25:normal", nil},
-		{"256 CPUs", strings.ReplaceAll(cpu, " ", "  ") + cores, memory, "20:normal", "25:normal",
-			nil},
-		{"a busy neighbour", "cpu  10 0 10 80 0 0 0 100 0 0\n", memory, "60:normal", "25:normal",
-			nil},
-		{"a host of guests", "cpu  50 0 0 50 0 0 0 0 50 0\n", memory, "50:normal", "25:normal",
-			nil},
-		{"an old kernel with seven columns", "cpu  100 20 30 750 50 10 40\n", memory, "20:normal",
-			"25:normal", nil},
-		{"LXC: more available than there is", cpu, strings.Replace(memory, "12000", "96000", 1),
-			"20:normal", "87.5:high", nil},
-		{"LXC that is full", cpu, "MemTotal: 16000 kB\nMemFree: 0 kB\nMemAvailable: 0 kB\n",
-			"20:normal", "100:high", nil},
-		{"a kernel at its reserve", cpu, strings.Replace(memory, "12000", "0", 1), "20:normal",
-			"87.5:high", nil},
-		{"gVisor", strings.Repeat("cpu  0 0 0 0 0 0 0 0 0 0\n", 1),
-			"MemTotal: 16000 kB\nMemFree: 4000 kB\nMemAvailable: 0 kB\n",
-			"the reading failed", "75:normal", nil},
-		{"no MemAvailable", cpu, "MemTotal: 16000 kB\nMemFree: 4000 kB\n", "20:normal",
-			"75:normal", nil},
-		{"no Total either", cpu, "MemFree: 4000 kB\n", "20:normal", "the reading failed", nil},
-		{"an empty /proc", "", "", "the reading failed", "the reading failed", nil},
+		{host: "one with hidepid: no process is seen"},
+		{host: "a container that sees its host", more: stranger},
+		{host: "256 CPUs", stat: strings.ReplaceAll(stat, "0 ", "0  ") + cores},
+		{host: "a busy neighbour", stat: "cpu  10 0 10 80 0 0 0 100 0 0\n", cpu: "60:normal"},
+		{host: "guests", stat: "cpu  50 0 0 50 0 0 0 0 50 0\n", cpu: "50:normal"},
+		{host: "an old kernel with seven columns", stat: "cpu  100 20 30 750 50 10 40\n"},
+		{host: "LXC with more available than there is",
+			meminfo: strings.Replace(meminfo, "12000", "96000", 1), memory: "87.5:high"},
+		{host: "a kernel at its reserve",
+			meminfo: strings.Replace(meminfo, "12000", "0", 1), memory: "87.5:high"},
+		{host: "LXC that is full",
+			meminfo: "MemTotal: 16000 kB\nMemFree: 0 kB\nMemAvailable: 0 kB\n", memory: "100:high"},
+		{host: "gVisor", stat: "cpu  0 0 0 0 0 0 0 0 0 0\n", cpu: failed,
+			meminfo: "MemTotal: 16000 kB\nMemFree: 4000 kB\nMemAvailable: 0 kB\n",
+			memory:  "75:normal"},
+		{host: "WSL 1, without MemAvailable",
+			meminfo: "MemTotal: 16000 kB\nMemFree: 4000 kB\n", memory: "75:normal"},
+		{host: "no MemTotal either", meminfo: "MemFree: 4000 kB\n", memory: failed},
+		{host: "an empty /proc", stat: "-", meminfo: "-", cpu: failed, memory: failed},
 	} {
 		t.Run(row.host, func(t *testing.T) {
-			files := map[string]string{"stat": row.stat, "meminfo": row.meminfo}
-			maps.DeleteFunc(files, func(_, text string) bool { return text == "" })
+			row.cpu, row.memory = cmp.Or(row.cpu, "20:normal"), cmp.Or(row.memory, "25:normal")
+			files := map[string]string{"stat": cmp.Or(row.stat, stat),
+				"meminfo": cmp.Or(row.meminfo, meminfo)}
+			maps.DeleteFunc(files, func(_, text string) bool { return text == "-" })
 			maps.Copy(files, row.more)
 			fakeHost(t, files)
 			s, _ := setUp(t, "-disk-path="+t.TempDir(), "-disk-high=100")
@@ -3267,8 +3266,10 @@ func TestTheOrderOfAStart(t *testing.T) {
 		{whole, "", "read sync folder", "", "<nil>"},
 		{whole[:len(whole)-1], "", "read truncate write sync folder", "", "<nil>"},
 		{whole + "\x00", "", "read truncate sync folder", "…torn last line…bytes=1\n", "<nil>"},
-		{whole + `{"task`, "", "read truncate sync folder", "…torn last line…bytes=6\n", "<nil>"},
-		{whole, "folder", "read sync folder", "…level=WARNING…folder…cannot be synced…", "<nil>"},
+		{whole + `{"task`, "", "read truncate sync folder",
+			"…torn last line…bytes=6\n", "<nil>"},
+		{whole, "folder", "read sync folder",
+			"…level=WARNING…folder…cannot be synced…", "<nil>"},
 		{whole, "sync", "read sync", "", "input/output error"},
 		{whole, "read", "read", "", "line 1: input/output error"},
 		{whole[:len(whole)-1], "truncate", "read truncate", "", "line 4: input/output error"},
