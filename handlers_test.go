@@ -645,7 +645,7 @@ func creations() []exchange {
 {"task_name":"a","x":[{"y":1e999}]} -> 400 VALIDATION_ERROR x:UNKNOWN_FIELD
 // one of 65,000 characters is not repeated in full
 {"<65000 <>":1} -> 400 {…"field":"<100 \\u003c>…","code":"UNKNOWN_FIELD",…}],…}
-{"<101 é>":1} -> 400 {…"field":"<100 é>…","code":"UNKNOWN_FIELD",…}
+{"<102 é>":1} -> 400 {…"field":"<100 é>…","code":"UNKNOWN_FIELD",…}
 {"<100 é>":1} -> 400 {…"field":"<100 é>","code":"UNKNOWN_FIELD",…}
 // a number out of range is no string
 {"task_name":1e999,"user_id":-1e999}
