@@ -184,12 +184,12 @@ warns_of_addr() {
 needs_disk() {
   local said status
   on systemctl stop taskapi.socket taskapi.service
-  echo '/missing /var/lib/private/taskapi none bind 0 0' | on tee -a /etc/fstab && on systemctl daemon-reload
+  echo 'missing /var/lib/private/taskapi nosuchfs defaults 0 0' | on tee -a /etc/fstab && on systemctl daemon-reload
   said=$(on systemctl start taskapi.socket taskapi.service 2>&1)
   status=$?
   echo "$said"
-  on sed -i '\|^/missing |d' /etc/fstab && on systemctl daemon-reload && on systemctl start taskapi.socket taskapi.service &&
-    [ $status -ne 0 ] && grep 'dependency failed' <<<"$said"
+  on sed -i '/^missing /d' /etc/fstab && on systemctl daemon-reload && on systemctl start taskapi.socket taskapi.service &&
+    [ $status -ne 0 ] && grep 'dependency job for taskapi.service failed' <<<"$said"
 }
 
 # names_token: where an image for containers empties LoadCredential=, as those for LXC do, the service names the file that it
@@ -201,7 +201,7 @@ names_token() {
   printf '[Service]\nLoadCredential=\n' | on tee $theirs/zzz-lxc-service.conf
   on systemctl daemon-reload
   on systemctl restart taskapi.service # it fails, again and again
-  until_true 5 in_journal "$from" 'open /run/credentials/taskapi.service/token: no such file or directory' &&
+  until_true 5 in_journal "$from" 'open /run/credentials/taskapi.service/token: (no such file or directory|permission denied)' &&
     printf '[Service]\nLoadCredential=token:/etc/taskapi/token\n' | on tee $ours/zzz-token.conf &&
     on systemctl daemon-reload && on systemctl restart taskapi.service && needs_token
   status=$?
