@@ -23,7 +23,7 @@ install_packages() {
   echo '{"private": true, "type": "module"}' >"$node/package.json"
   npm install --prefix "$node" --ignore-scripts --no-audit --no-fund --no-package-lock --save-exact \
     @seriousme/openapi-schema-validator@2.11.0 ajv@8.20.0 @redocly/openapi-core@1.34.15 @stoplight/spectral-cli@6.16.3 \
-    typescript@5.8.3 openapi-typescript@7.13.0 openapi-fetch@0.17.0 @hey-api/openapi-ts@0.85.2 swagger-typescript-api@13.1.3 \
+    typescript@5.8.3 openapi-typescript@7.13.0 openapi-fetch@0.17.0 @hey-api/openapi-ts@0.85.2 swagger-typescript-api@13.0.28 \
     openapi-zod-client@1.18.3 @zodios/core@10.9.6 zod@3.25.76 orval@7.13.2 axios@1.13.2 \
     @stoplight/prism-cli@5.14.2 openapi-to-postmanv2@6.3.3 newman@6.2.2 @faker-js/faker@5.5.3
 }
@@ -445,13 +445,13 @@ compile_errors() {
 # place of what does not follow it.
 start_prism() {
   background prism "$node/node_modules/.bin/prism" proxy --errors -p "${prism##*:}" "$1" "$url"
-  until_true 60 answers "$prism/docs"
+  until_true 180 answers "$prism/docs"
 }
 
 # through_prism STATUS PATH CURL-OPTION…: the answer has this status.
 through_prism() {
   local got
-  got=$(curl -sS --max-time 10 -o "$node/answer" -w '%{http_code}' "${@:3}" "$prism$2")
+  got=$(curl -sS --max-time 30 -o "$node/answer" -w '%{http_code}' "${@:3}" "$prism$2")
   [ "$got" = "$1" ] && return
   echo "$2: $got, want $1"
   cat "$node/answer"
@@ -493,7 +493,7 @@ background go_generators build_go_generators
 check "npm installs validators, generators, compiler, proxy and Postman's runner" install_packages
 background service "$taskapi" -addr "${url#http://}"
 background closed "$taskapi" -addr "${closed#http://}" -token-file "$work/openapi-token"
-check "the service starts, and another one with a token" until_true 5 answers "$url/health" "$closed/health"
+check "the service starts, and another one with a token" until_true 20 answers "$url/health" "$closed/health"
 check "GET /openapi.json is the file, byte for byte" served
 check "the document is OpenAPI 3.1" valid "$document"
 check "every schema compiles, and every example obeys its own" examples "$document"
