@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts axios@1.21.1 >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
+npm install --loglevel=error --no-audit --no-fund --ignore-scripts axios@1.21.1 >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >finding.js <<'END'
 const http = require('node:http')
 const axios = require('axios')

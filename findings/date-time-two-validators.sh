@@ -20,7 +20,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts \
+npm install --loglevel=error --no-audit --no-fund --ignore-scripts \
   ajv@8.20.0 ajv-formats@3.0.1 zod@4.6.7 \
   >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >finding.js <<'END'

@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts logfmt@1.4.0 >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
+npm install --loglevel=error --no-audit --no-fund --ignore-scripts logfmt@1.4.0 >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >main.go <<'END'
 package main
 

@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts \
+npm install --loglevel=error --no-audit --no-fund --ignore-scripts \
   openapi-typescript@7.13.0 typescript@5.9.3 \
   >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 # type_of USER: the type of the request body, in one line.

@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts ajv@8.20.0 >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
+npm install --loglevel=error --no-audit --no-fund --ignore-scripts ajv@8.20.0 >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >schema.json <<'END'
 {"type": "string", "pattern": "^[^\\u0000-\\u001f]*$"}
 END

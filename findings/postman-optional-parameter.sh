@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts \
+npm install --loglevel=error --no-audit --no-fund --ignore-scripts \
   openapi-to-postmanv2@6.3.3 \
   >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >finding.js <<'END'

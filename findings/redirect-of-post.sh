@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts \
+npm install --loglevel=error --no-audit --no-fund --ignore-scripts \
   got@14.6.6 axios@1.21.1 \
   >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >finding.mjs <<'END'

@@ -16,7 +16,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts \
+npm install --loglevel=error --no-audit --no-fund --ignore-scripts \
   prom-client@15.1.3 \
   >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >finding.js <<'END'

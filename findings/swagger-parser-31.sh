@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 npm init -y >/dev/null
-npm install --silent --no-audit --no-fund --ignore-scripts \
+npm install --loglevel=error --no-audit --no-fund --ignore-scripts \
   @apidevtools/swagger-parser@12.1.0 \
   >npm.log 2>&1 || { cat npm.log >&2; exit 2; }
 cat >finding.js <<'END'
