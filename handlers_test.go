@@ -878,6 +878,8 @@ GET /debug/pprof/ -> 401 UNAUTHORIZED
 // a token that is wrong
 GET /api/tasks | Authorization: Bearer s3cre -> 401 UNAUTHORIZED
 | WWW-Authenticate: Bearer realm="taskapi", error="invalid_token"
+// a scheme without a token has none
+GET /api/tasks | Authorization: Bearer -> 401 … | WWW-Authenticate: Bearer realm="taskapi"
 // a token of another scheme is none
 GET /api/tasks | Authorization: Basic s3cret -> 401 … | WWW-Authenticate: Bearer realm="taskapi"
 // the token, after any number of blanks, and of a scheme in any case
@@ -1936,13 +1938,38 @@ func TestLineIsAsTheGuideShowsIt(t *testing.T) {
 func TestLongPathsAreCut(t *testing.T) {
 	long := "/" + strings.Repeat("a", 1020)
 	for end, want := range map[string]string{
-		"bcd": "bcd", "bcde": "bcd…", "===": "%3D%3D%3D", "é": "%C3…",
+		"bcd": "bcd", "bcde": "bcd…", "===": "%3D…", "é": "%C3…",
 	} {
 		s, log := setUp(t)
 		get(t, s, 404, long+end)
 		field := regexp.MustCompile(` path=\S*`).FindString(log.String())
 		got := strings.Replace(field, " path="+long, "", 1)
 		equal(t, "the end of the logged path after 1,021 bytes and "+end, got, want)
+	}
+}
+
+// Nothing of the connection can be reached through a reply, and it takes the status of an answer
+// only. What a handler does wrong is a 500, whole.
+func TestNoHandlerReachesTheConnection(t *testing.T) {
+	t.Parallel()
+	c := start(t)
+	for name, handle := range map[string]handler{
+		"flush": func(w *reply, _ *http.Request) error {
+			w.Write([]byte("half"))
+			return http.NewResponseController(w).Flush()
+		},
+		"hijack": func(w *reply, _ *http.Request) error {
+			_, _, err := http.NewResponseController(w).Hijack()
+			return err
+		},
+		"early hints":    func(w *reply, _ *http.Request) error { w.WriteHeader(103); return nil },
+		"status of 7":    func(w *reply, _ *http.Request) error { w.WriteHeader(7); return nil },
+		"status of 1000": func(w *reply, _ *http.Request) error { w.WriteHeader(1000); return nil },
+	} {
+		path := "/wrong/" + strings.ReplaceAll(name, " ", "-")
+		c.register(route{Method: "GET", Path: path, access: anyone, success: 200, handle: handle})
+		a := c.call(t, 500, "GET", path, "")
+		equal(t, name, a.brief(""), "INTERNAL_ERROR")
 	}
 }
 
@@ -3414,7 +3441,7 @@ func TestWhatACrashLeftOfALine(t *testing.T) {
 			warned := find(log, `level=(.*?) .* bytes=(\d+)`)
 			got := fmt.Sprint(warned, lines(tasks...), after, content(path))
 			warning := ""
-			if cut := n + zeros - len(whole); cut > 0 && len(whole) <= n {
+			if cut := n + zeros - min(n, len(whole)); cut > 0 {
 				warning = fmt.Sprint("WARNING:", cut)
 			}
 			want := fmt.Sprint("[", warning, "]", whole, whole, whole, lines(&Task{}))
