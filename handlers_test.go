@@ -3486,7 +3486,7 @@ func TestDamagedDataFilesAreRefused(t *testing.T) {
 	first, good := lines(samples()[0]), lines(samples()[1])
 	with := func(old, new string) string { return strings.Replace(good, old, new, 1) }
 	long := func(n int) string { return with(`"b"`, `"`+strings.Repeat("b", n)+`"`) }
-	const members = "has not just the five members of a task"
+	const user = "user_id is missing, or no string"
 	for name, row := range map[string]struct{ line, reason string }{
 		"half an object":              {good[:20] + "\n", "JSON"},
 		"two objects":                 {with("\n", "") + good, "JSON"},
@@ -3499,11 +3499,11 @@ func TestDamagedDataFilesAreRefused(t *testing.T) {
 		"an empty id":                 {with("task_B", ""), "task_id"},
 		"a byte order mark":           {"\uFEFF" + good, "beginning"},
 		"a raw tab":                   {with(`"b"`, "\"\tb\""), "JSON"},
-		"an unknown member":           {with(`{`, `{"state":"a",`), members},
-		"a missing member":            {with(`"user_id":"system",`, ""), members},
+		"an unknown member":           {with(`{`, `{"state":"a",`), "a member that is not known"},
+		"a missing member":            {with(`"user_id":"system",`, ""), user},
 		"a key in another case":       {with("task_id", "Task_ID"), "task_id"},
-		"null":                        {with(`"system"`, "null"), members},
-		"a number":                    {with(`"system"`, "1"), "JSON"},
+		"null":                        {with(`"system"`, "null"), user},
+		"a number":                    {with(`"system"`, "1"), user},
 		"zeros in the middle":         {"\x00\x00" + good, "JSON"},
 		"a line over 4 KiB":           {long(4096), "longer than 4096"},
 		"a line over 1 MiB":           {long(2 << 20), "longer than 4096"},
@@ -3553,6 +3553,8 @@ func TestStoredTasksMayFollowOtherRules(t *testing.T) {
 			`"created_at":"2026-01-02T04:04:05+01:00"}`,
 		`{"task_id":"B","task_name":"b","user_id":"c","status":"pending",` +
 			`"created_at":"2026-01-02T03:04:05.9Z"}`,
+		`{"task_id":"B","task_name":"b","user_id":"c","status":"pending",` +
+			`"created_at":"2026-01-02T3:04:05,000Z"}`,
 	} {
 		s, _, after, err := restore(t, path, line+"\n")
 		must(t, err)
@@ -3577,7 +3579,7 @@ func TestWhatIsNoDataFileIsLeftAlone(t *testing.T) {
 		write(t, "token", "s3cret"): beginning, write(t, "nearly", nearly): beginning,
 		write(t, "token", "s3cret\n"):   "line 1: is no JSON…",
 		write(t, "zeros", "\x00\n"):     "line 1: is no JSON…",
-		write(t, "object", `{"a":"b"}`): "line 1: has not just the five members of a task",
+		write(t, "object", `{"a":"b"}`): "line 1: task_id is missing, or no string",
 		hole:                            "line 1: is longer than 4096 bytes",
 		holed:                           "line 2: is longer than 4096 bytes",
 		fifo:                            "is no regular file",

@@ -2,7 +2,7 @@
 # before it why not. The guides have the same blocks under the same headings, so that the English one speaks for both.
 # MIGRATION.md's table of the replaced program's commands is run there as well.
 # The packages are those that the guide says to install, and what else its commands and this part need.
-# shellcheck disable=SC2046 # these are packages
+# shellcheck disable=SC2046,SC1003 # these are packages
 need systemd-container libnss-systemd supervisor apache2-utils bc net-tools $(sed -n '/^apt-get install /,/[^\\]$/p' "$deploy/OPERATIONS.md" |
   tr -d '\\' | xargs -n 1 | grep -vE '^(apt-get|install|-.*)$')
 
@@ -299,6 +299,7 @@ contents() { diff <(sed -nE 's/^\| \[([^]]*)\]\(#.*/\1/p' "$deploy/$1") <(sed -n
 finds_headings() {
   local heading
   while read -r _ heading; do
+    # shellcheck disable=SC2001
     grep -qxE "#+ $(sed 's/[.()]/\\&/g' <<<"$heading")" "$deploy/OPERATIONS.ja.md" || grep '^| \[' "$deploy/OPERATIONS.ja.md" | grep -F "「$heading」" ||
       { echo "not found: $heading"; return 1; }
   done <"$guides/headings"
@@ -580,11 +581,13 @@ by_cron() {
 fills_backup() {
   local left
   on_host mount -t tmpfs -o size=16k tmpfs /var/backups/taskapi
+  # shellcheck disable=SC2016
   on_host bash -c 'cd /var/backups/taskapi && echo good >tasks-$(date +%a).jsonl; cat /dev/zero >full'
   by_cron
   left=$(on_host bash -c 'cd /var/backups/taskapi && rm full && ls && cat *')
   on_host umount /var/backups/taskapi
   echo "$left"
+  # shellcheck disable=SC2016
   [ "$left" = "tasks-$(on_host date +%a).jsonl"$'\ngood' ] && by_cron && on_host bash -c '
     cd /var/backups/taskapi && [ ! -e new ] && [ -s tasks-$(date +%a).jsonl ] && cat tasks-$(date +%a).jsonl | cmp -n $(stat -c %s tasks-$(date +%a).jsonl) - '"$data"
 }
@@ -592,6 +595,7 @@ fills_backup() {
 hangs() {
   local began=$SECONDS
   on_host systemctl kill --kill-whom=main --signal=STOP taskapi.service
+  # shellcheck disable=SC2016
   run "$1" && [ $((SECONDS - began)) -le 40 ] && on_host bash -c 'cd /var/backups/taskapi && tar -xzOf "$(ls evidence-*.tar.gz | tail -n 1)" --wildcards "*/journal.txt" "*/missing.txt"' >"$guides/evidence"
   on_host systemctl kill --kill-whom=main --signal=CONT taskapi.service
   grep -c msg=serving "$guides/evidence" && grep -x 'no health.json' "$guides/evidence" && on_host bash -c 'rm -r /var/backups/taskapi/evidence-*' &&
