@@ -193,6 +193,8 @@ func (c *config) fault(fs *flag.FlagSet) error {
 		}
 	})
 	formats := []string{"text", "json"}
+	lowest := min(c.cpuHigh, c.memoryHigh, c.diskHigh)  // NaN if one of them is, which no rule
+	highest := max(c.cpuHigh, c.memoryHigh, c.diskHigh) // is true of
 	for _, rule := range []struct {
 		isKept bool
 		text   string
@@ -205,9 +207,7 @@ func (c *config) fault(fs *flag.FlagSet) error {
 		{slices.Contains(formats, c.logFormat), "-log-format must be text or json"},
 		{levelStep(c.logLevel) >= 0, "-log-level must be one that -h names"},
 		{min(c.slow, c.drain, c.shutdownTimeout) >= 0, "a duration must not be negative"},
-		{isPercentage(c.cpuHigh), "-cpu-high must be from 0 to 100"},
-		{isPercentage(c.memoryHigh), "-memory-high must be from 0 to 100"},
-		{isPercentage(c.diskHigh), "-disk-high must be from 0 to 100"},
+		{lowest >= 0 && highest <= 100, "-cpu-high, -memory-high and -disk-high are percentages"},
 		{!isSameFile(c.dataFile, c.logFile), "-data-file and -log-file must be two files"},
 		{!isSameFile(c.dataFile, c.tokenFile), "-data-file and -token-file must be two files"},
 		{!isSameFile(c.logFile, c.tokenFile), "-log-file and -token-file must be two files"},
@@ -224,9 +224,6 @@ func (c *config) fault(fs *flag.FlagSet) error {
 	}
 	return nil
 }
-
-// isPercentage says no to NaN, too.
-func isPercentage(x float64) bool { return 0 <= x && x <= 100 }
 
 // isSameFile reports whether two paths lead to one file. If that is not there yet, links to it are
 // not seen.

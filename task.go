@@ -395,8 +395,8 @@ type reply struct {
 	status int // 0 as long as nobody has decided
 	body   []byte
 
-	// What record (metrics.go) says of it. The code of an answer that is no failure is zero, and its
-	// level INFO.
+	// What record (metrics.go) says of it. The code of an answer that is no failure is zero, and
+	// its level INFO.
 	code  errorCode
 	notes []slog.Attr // more for the line in the log
 }
