@@ -2510,7 +2510,9 @@ func taskapi(t *testing.T, environment string, args ...string) (status int, stdo
 	var out, err buffer
 	cmd := command(t, environment, args...)
 	cmd.Stdout, cmd.Stderr = &out, &err
-	cmd.Run()
+	must(t, cmd.Start())
+	defer time.AfterFunc(10*time.Second, func() { cmd.Process.Kill() }).Stop() // if it serves
+	cmd.Wait()
 	return cmd.ProcessState.ExitCode(), out.String(), err.String()
 }
 
@@ -3212,6 +3214,51 @@ func TestTheLiveFileIsTouched(t *testing.T) {
 				equal(t, "its inode and times", fmt.Sprint(os.Stat(path)), info)
 			})
 		}
+	}
+}
+
+// It is seen after a sync, too, what somebody has done during it. And if that fails, nothing is cut
+// off a file that somebody else writes to.
+func TestTheFileIsTouchedDuringASync(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		touch func(path string) error
+		left  string // after the line of the task
+	}{
+		"rm": {os.Remove, ""},
+		"echo >>": {func(path string) error {
+			return os.WriteFile(path, []byte(content(path)+"mine"), 0)
+		}, "mine"},
+		"echo >> and a failure": {func(path string) error {
+			must(t, os.WriteFile(path, []byte(content(path)+"mine"), 0))
+			return syscall.EIO
+		}, "mine"},
+		"another file and a failure": {func(path string) error {
+			text := content(path)
+			must(t, os.Remove(path))
+			must(t, os.WriteFile(path, []byte(text+"mine"), 0))
+			return syscall.EIO
+		}, "mine"},
+	} {
+		s, log := setUp(t)
+		d := newFaultyFile(t, "")
+		written := ""
+		d.before = func(call string) error {
+			if call == "sync" {
+				written = content(d.Name())
+				return row.touch(d.Name())
+			}
+			equal(t, name+": a call", call, "write")
+			return nil
+		}
+		d.keep(s.store)
+		post(t, s, 500, body)
+		equal(t, name+": lines written", strings.Count(written, "\n"), 1)
+		if row.left != "" {
+			equal(t, name+": the file", content(d.Name()), written+row.left)
+		}
+		equal(t, name+": CRITICAL lines", len(find(log.String(), "level=CRITICAL")), 1)
+		get(t, s, 503, "/health/readiness")
 	}
 }
 
