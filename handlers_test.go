@@ -2529,7 +2529,8 @@ func TestCommandLines(t *testing.T) {
 		// One file has one use, whatever it is called.
 		"-log-file={dir}/a -data-file={dir}/a": 2, "-log-file={dir}/a -data-file={dir}/b/../a": 2,
 		"-log-file={dir}/./a -token-file={dir}/a": 2, "-token-file={link} -data-file={token}": 2,
-		"-token-file={token} -log-file={hard}": 2, "-data-file={link} -log-file={hard}": 2,
+		"-log-file={dir}/a -data-file={folder}/a": 2, "-token-file={token} -log-file={hard}": 2,
+		"-data-file={link} -log-file={hard}": 2,
 		"-tls-cert={dir}/c -tls-key={dir}/k": 1, "-log-file={dir}/missing/log": 1,
 		"-data-file={dir}/missing/tasks": 1, "-data-file={dir}": 1, "-addr=nowhere": 1,
 		"-token-file={dir}/missing": 1, "-data-file=" + write(t, "tasks", "{}\n"): 1,
@@ -2574,8 +2575,10 @@ func TestCommandLines(t *testing.T) {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			line = strings.NewReplacer("{dir}", dir, "{busy}", busy, "{pem}", certificate,
-				"{token}", token, "{link}", link, "{hard}", hard).Replace(line)
+			folder := filepath.Join(t.TempDir(), "folder")
+			must(t, os.Symlink(dir, folder))
+			line = strings.NewReplacer("{dir}", dir, "{folder}", folder, "{busy}", busy,
+				"{pem}", certificate, "{token}", token, "{link}", link, "{hard}", hard).Replace(line)
 			args := append([]string{"-addr=127.0.0.1:0"}, strings.Fields(line)...)
 			got, stdout, stderr := taskapi(t, "", args...)
 			files, _ := os.ReadDir(dir)
