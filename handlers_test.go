@@ -2577,8 +2577,8 @@ func TestCommandLines(t *testing.T) {
 			dir := t.TempDir()
 			folder := filepath.Join(t.TempDir(), "folder")
 			must(t, os.Symlink(dir, folder))
-			line = strings.NewReplacer("{dir}", dir, "{folder}", folder, "{busy}", busy,
-				"{pem}", certificate, "{token}", token, "{link}", link, "{hard}", hard).Replace(line)
+			line = strings.NewReplacer("{dir}", dir, "{folder}", folder, "{busy}", busy, "{pem}",
+				certificate, "{token}", token, "{link}", link, "{hard}", hard).Replace(line)
 			args := append([]string{"-addr=127.0.0.1:0"}, strings.Fields(line)...)
 			got, stdout, stderr := taskapi(t, "", args...)
 			files, _ := os.ReadDir(dir)
@@ -2698,7 +2698,11 @@ func TestProgram(t *testing.T) {
 				page := p.call(t, 200, "GET", "/metrics", "").body
 				return strings.Contains(page, "\nhttp_requests_in_flight 2\n")
 			})
-			p.signal(t, syscall.SIGTERM)
+			if end == "killed" {
+				p.signal(t, os.Interrupt)
+			} else {
+				p.signal(t, syscall.SIGTERM)
+			}
 			eventually(t, "the listener is closed", func() bool {
 				other, err := p.dial()
 				return err != nil || other.Close() != nil
@@ -2709,7 +2713,7 @@ func TestProgram(t *testing.T) {
 				like(t, "the answer", string(got),
 					"HTTP/1.1 201 Created…\r\nConnection: close\r\n…task created…")
 			} else if end == "killed" { // by a second signal, which has its default action
-				p.signal(t, os.Interrupt)
+				p.signal(t, syscall.SIGTERM)
 			}
 			p.cmd.Wait()
 			status := map[string]int{"cut off": 1, "killed": -1}[end]
@@ -3953,10 +3957,19 @@ func FuzzRestore(f *testing.F) {
 		text[:len(text)-1] + "\x00\x00", text + "\x00{", text + "a token"} {
 		f.Add([]byte(seed))
 	}
-	path := filepath.Join(f.TempDir(), "tasks")
 	service, _ := setUp(f, "-log-level=critical")
+	// read is restore on a disk that need not be waited for.
+	read := func(t *testing.T, text string) (s *store, after string, err error) {
+		d := newFaultyFile(t, text)
+		s, _ = openStore(t.Context(), "", 10, slog.New(slog.DiscardHandler))
+		d.keep(s)
+		s.file.syncFolder = func(string) error { return nil }
+		err = s.restore(t.Context())
+		s.close()
+		return s, content(d.Name()), err
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s, _, after, err := restore(t, path, string(data))
+		s, after, err := read(t, string(data))
 		if err != nil {
 			equal(t, "the file, refused with "+err.Error(), after, string(data))
 			return
@@ -3971,10 +3984,10 @@ func FuzzRestore(f *testing.F) {
 		equal(t, "tasks in "+after, len(tasks), strings.Count(after, "\n"))
 		service.store = s // judge knows the rules
 		get(t, service, 200, "/api/tasks?limit=1000")
-		again, _, _, err := restore(t, path, lines(tasks...))
+		again, _, err := read(t, lines(tasks...))
 		must(t, err)
-		read, _ := again.page("", 1<<20)
-		equal(t, "written and read again", lines(read...), lines(tasks...))
+		tasksAgain, _ := again.page("", 1<<20)
+		equal(t, "written and read again", lines(tasksAgain...), lines(tasks...))
 	})
 }
 
