@@ -1243,9 +1243,9 @@ func TestHosts(t *testing.T) {
 	const meminfo = "MemTotal: 16000 kB\nMemFree: 2000 kB\nMemAvailable: 12000 kB\n" +
 		"Buffers: 100 kB\nCached: 9000 kB\nShmem: 10 kB\n"
 	const failed = "the reading failed"
-	cores := ""
+	var cores strings.Builder
 	for i := range 256 {
-		cores += fmt.Sprintf("cpu%d %s", i, strings.TrimPrefix(stat, "cpu  "))
+		fmt.Fprintf(&cores, "cpu%d %s", i, strings.TrimPrefix(stat, "cpu  "))
 	}
 	pid := fmt.Sprint(os.Getpid()) // in the pid namespace of the host, the number of a stranger
 	stranger := map[string]string{
@@ -1261,7 +1261,7 @@ func TestHosts(t *testing.T) {
 	}{
 		{host: "one with hidepid: no process is seen"},
 		{host: "a container that sees its host", more: stranger},
-		{host: "256 CPUs", stat: strings.ReplaceAll(stat, "0 ", "0  ") + cores},
+		{host: "256 CPUs", stat: strings.ReplaceAll(stat, "0 ", "0  ") + cores.String()},
 		{host: "a busy neighbour", stat: "cpu  10 0 10 80 0 0 0 100 0 0\n", cpu: "60:normal"},
 		{host: "guests", stat: "cpu  50 0 0 50 0 0 0 0 50 0\n", cpu: "50:normal"},
 		{host: "an old kernel with seven columns", stat: "cpu  100 20 30 750 50 10 40\n"},
