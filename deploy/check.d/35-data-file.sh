@@ -187,19 +187,22 @@ syncs_at_start() {
 
 # ends_while_reading: SIGTERM ends the service in the middle of a file that takes half a minute, and systemd hears nothing.
 ends_while_reading() {
-  local line began status
+  local line before began status
   line=$(head -n 1 "$kept/copy")
   seq 200000 | sed "s|.*|{\"task_id\":\"task_&\",${line#*,}|" >"$kept/large"
-  sed -i 's/READY=1/ready before/' "$work/notify.log"
+  before=$(readies)
+  rm "$kept/trace"
   NOTIFY_SOCKET=$kept/notify background service strace -f -qq -P "$kept/large" -e trace=read -e inject=read:delay_enter=1000000 \
     -o "$kept/trace" "$taskapi" -addr "127.0.0.1:$port" -data-file "$kept/large"
   until_true 10 test -s "$kept/trace" || return
   began=$SECONDS
   stop_traced
   status=$?
+  echo "exit status $status after $((SECONDS - began)) s"
   cat "$work/service.log"
-  [ $status -eq 0 ] && [ $((SECONDS - began)) -le 3 ] && ! grep READY=1 "$work/notify.log" && ! grep 'msg=serving' "$work/service.log"
+  [ $status -eq 0 ] && [ $((SECONDS - began)) -le 8 ] && [ "$(readies)" -eq "$before" ] && ! grep msg=serving "$work/service.log"
 }
+readies() { grep -o READY=1 "$work/notify.log" | wc -l; }
 
 # trouble FILE WHAT: from now on until "stop trouble", WHAT befalls each sync of FILE.
 trouble() {
