@@ -56,6 +56,7 @@ size: ## hold the code against its limits: lines, columns, comments, functions
 	atmost() { echo "$$1: $$2 of $$3"; test "$$2" -le "$$3"; }; \
 	code=$$(count $(SERVICE)); comments=$$(cat $(SERVICE) | grep -cE '(^|[[:space:]])// '); \
 	atmost "lines of code in the service" $$code $(MAXCODE) && \
+	for f in *.go; do expand -t 4 $$f | awk -v f=$$f 'length > 100 { print f ":" NR ": over 100 columns" }'; done; \
 	atmost "lines over 100 columns" $$(expand -t 4 *.go | awk 'length > 100' | wc -l) 0 && \
 	atmost "a fifth of the code, in lines of comment" $$((code / 5)) $$comments && \
 	atmost "lines of code in the longest function" $$(cat $(SERVICE) | \

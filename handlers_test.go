@@ -1083,12 +1083,12 @@ func TestALearnerAddsARoute(t *testing.T) {
 		"200": {"content": {"application/json": {"schema": {"required": ["count"]}}}},
 		"401": {"$ref": "#/components/responses/Unauthorized"}
 	}`), &responses))
-	const name = "GET /api/tasks/count"
+	const name = "GET /api/tasks/tally"
 	operations[name] = responses // tests that run in parallel have not begun
 	defer delete(operations, name)
 
 	c := start(t, "-token-file="+write(t, "token", "s3cret"))
-	c.register(route{"GET", "/api/tasks/count", "how many tasks there are", withToken, 200,
+	c.register(route{"GET", "/api/tasks/tally", "how many tasks there are", withToken, 200,
 		func(w *reply, _ *http.Request) error {
 			total, _ := c.store.state(w.start)
 			return w.json(http.StatusOK, map[string]int{"count": total})
@@ -1096,18 +1096,18 @@ func TestALearnerAddsARoute(t *testing.T) {
 	play(t, c, parse(`
 // the new route, and the routes beside it
 POST /api/tasks {"task_name":"a"} | Authorization: Bearer s3cret -> 201 …
-GET /api/tasks/count | Authorization: Bearer s3cret -> 200 {"count":1}
-GET /api/tasks/counts | Authorization: Bearer s3cret -> 404 NOT_FOUND
+GET /api/tasks/tally | Authorization: Bearer s3cret -> 200 {"count":1}
+GET /api/tasks/tallies | Authorization: Bearer s3cret -> 404 NOT_FOUND
 // it needs the token, and has its methods
-GET /api/tasks/count -> 401 UNAUTHORIZED
-OPTIONS /api/tasks/count -> 204 | Allow: GET, HEAD
-DELETE /api/tasks/count -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD
+GET /api/tasks/tally -> 401 UNAUTHORIZED
+OPTIONS /api/tasks/tally -> 204 | Allow: GET, HEAD
+DELETE /api/tasks/tally -> 405 METHOD_NOT_ALLOWED | Allow: GET, HEAD
 `))
 	for code, want := range map[string]float64{"200": 2, "401": 2, "500": 0} {
-		series := `http_requests_total{method="GET",route="/api/tasks/count",code="` + code + `"}`
+		series := `http_requests_total{method="GET",route="/api/tasks/tally",code="` + code + `"}`
 		equal(t, series, scrape(t, c.service)[series], want)
 	}
-	equal(t, "lines of the route", len(find(c.log.String(), `route=(/api/tasks/count) `)), 4)
+	equal(t, "lines of the route", len(find(c.log.String(), `route=(/api/tasks/tally) `)), 4)
 }
 
 // A route that says nothing about access is closed to everybody.
@@ -3716,6 +3716,10 @@ func TestDocumentsAreInStep(t *testing.T) {
 	runtime.GC() // one family tells when the last collection was
 	page := c.call(t, 200, "GET", "/metrics", "").body
 	declared = find(familyTable, `(?m)^(\w+) \| (\w+) \| .`)
+	for _, sample := range find(page, `(?m)^([a-z_]+?)(?:_bucket|_sum|_count)?[ {]`) {
+		isDeclared := strings.Contains("\n"+familyTable, "\n"+sample+" | ")
+		equal(t, sample+" has a row in deploy/metrics.txt", isDeclared, true)
+	}
 	if runtime.GOOS == "linux" { // elsewhere, not all of them can be read
 		same("metrics.txt", declared, find(page, `(?m)^# HELP (\S+) .+\n# TYPE \S+ (\S+)$`))
 	}
@@ -3725,8 +3729,23 @@ func TestDocumentsAreInStep(t *testing.T) {
 	same("metrics of README.md", listed, declared)
 
 	usage, _ := parseFlags([]string{"-h"})
+	for line := range strings.Lines(usage.answer) {
+		what := "README.md has this line of taskapi -h: " + line
+		equal(t, what, strings.Contains(readme, line), true)
+	}
 	there := strings.Contains(readme, usage.answer)
-	equal(t, "README.md has what taskapi -h says:\n"+usage.answer, there, true)
+	equal(t, "README.md has all of taskapi -h, in its order", there, true)
+}
+
+// The bounds of the histogram stand twice, as numbers and as Prometheus 3 writes them.
+func TestBoundsAreTheirTexts(t *testing.T) {
+	t.Parallel()
+	equal(t, "the last text", boundTexts[len(bounds)], "+Inf")
+	for i, bound := range bounds {
+		number, err := strconv.ParseFloat(boundTexts[i], 64)
+		must(t, err)
+		equal(t, "bound "+boundTexts[i], number, bound)
+	}
 }
 
 // A judge that finds nothing proves nothing.
@@ -3868,7 +3887,8 @@ func TestExamplesAreAnswers(t *testing.T) {
 				equal(t, "requests in the summary "+e.request, len(rows), 1)
 				var got any
 				must(t, json.Unmarshal([]byte(send(e.status, rows[0]).body), &got))
-				equal(t, "the answer to "+request, normaliseJSON(t, got), normaliseJSON(t, e.value))
+				what := "the answer to " + request + " (want: the example in openapi.json)"
+				equal(t, what, normaliseJSON(t, got), normaliseJSON(t, e.value))
 			})
 		})
 	}

@@ -326,7 +326,7 @@ func newError(code errorCode, message string) *apiError {
 	return &apiError{errorCode: code, Message: message, Details: []detail{}}
 }
 
-// with adds a header to the answer.
+// with gives the answer a header. It has one at most, beside those that all answers have.
 func (e *apiError) with(name, value string) *apiError {
 	e.header = http.Header{http.CanonicalHeaderKey(name): {value}}
 	return e
