@@ -2916,7 +2916,7 @@ func newFaultyFile(t testing.TB, text string) *faultyFile {
 
 // keep makes a store keep its tasks in a file.
 func (d *faultyFile) keep(s *store) {
-	s.file = &dataFile{path: d.Name(), file: d, syncFolder: syncFolder}
+	s.file = &dataFile{path: d.Name(), realPath: d.Name(), file: d, syncFolder: syncFolder}
 }
 
 func (d *faultyFile) Read(p []byte) (n int, err error) {
@@ -3455,7 +3455,15 @@ func TestADanglingLink(t *testing.T) {
 	s, _ := setUp(t, "-data-file="+link)
 	post(t, s, 201, body)
 	equal(t, "tasks in the file", strings.Count(content(path), "\n"), 1)
-	equal(t, "the path that is looked at, and whose folder is synced", s.store.file.path, path)
+	equal(t, "the file whose folder is synced, and that is locked", s.store.file.realPath, path)
+
+	// What a restart would find is what the link leads to.
+	other := write(t, "other", content(path))
+	must(t, os.Remove(link))
+	must(t, os.Symlink(other, link))
+	post(t, s, 500, body)
+	equal(t, "tasks in the file, which is touched no more", strings.Count(content(path), "\n"), 1)
+	equal(t, "tasks in the other", strings.Count(content(other), "\n"), 1)
 }
 
 // samples are tasks with what JSON escapes, and what it does not.

@@ -193,8 +193,9 @@ func (c *config) fault(fs *flag.FlagSet) error {
 		}
 	})
 	formats := []string{"text", "json"}
-	lowest := min(c.cpuHigh, c.memoryHigh, c.diskHigh)  // NaN if one of them is, which no rule
-	highest := max(c.cpuHigh, c.memoryHigh, c.diskHigh) // is true of
+	// If a percentage is NaN, so are these two, and no rule is true of them.
+	lowest := min(c.cpuHigh, c.memoryHigh, c.diskHigh)
+	highest := max(c.cpuHigh, c.memoryHigh, c.diskHigh)
 	for _, rule := range []struct {
 		isKept bool
 		text   string
@@ -276,7 +277,12 @@ func readToken(path string) (string, error) {
 	if path == "" {
 		return "", nil
 	}
-	text, err := os.ReadFile(path)
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, 16<<10))
 	token := strings.TrimSpace(string(text))
 	if err == nil && (len(token) > 8<<10 || !b64token.MatchString(token)) {
 		err = fmt.Errorf("%s: must hold one token of A-Z a-z 0-9 - . _ ~ + /, up to 8 KiB", path)

@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"net/http"
 	"os"
 	"runtime"
@@ -211,13 +212,15 @@ var boundTexts = strings.Fields("0.0005 0.001 0.0025 0.005 0.025 0.1 0.5 1.0 +In
 // metrics counts what the service has done since its start.
 type metrics struct {
 	families *families
-	inFlight atomic.Int64
+	inFlight atomic.Int64 // requests that are not recorded yet
 
-	mu        sync.Mutex // guards what follows
+	// These two are set before the first request.
 	unmatched *traffic   // what no route answers
 	traffic   []*traffic // of all routes, in the order of the API, after unmatched
-	events    counters   // by category
-	failures  counters   // by error_code
+
+	mu       sync.Mutex // guards the counters of traffic, and what follows
+	events   counters   // by category
+	failures counters   // by error_code
 }
 
 // traffic counts the requests of one route.
@@ -420,7 +423,7 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	sensors := []*sensor{s.cpu, s.memory, s.disk}
 	for _, sensor := range sensors {
 		if last, err := sensor.latest(now); err == nil {
-			x.add("system_"+sensor.name+"_usage_ratio", last.Percent/100)
+			x.add("system_"+sensor.name+"_usage_ratio", math.Round(last.Percent*10)/1000)
 		}
 	}
 	for _, sensor := range sensors {

@@ -94,12 +94,17 @@ func openStore(ctx context.Context, path string, capacity int, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
-	s.file = &dataFile{path: behindLinks(path), file: file, syncFolder: syncFolder}
+	s.file = &dataFile{
+		path:       path,
+		realPath:   behindLinks(path),
+		file:       file,
+		syncFolder: syncFolder,
+	}
 	err = s.restore(ctx)
 	if err != nil {
 		s.close()
 		if isNew {
-			os.Remove(s.file.path)
+			os.Remove(s.file.realPath)
 		}
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -152,8 +157,8 @@ func (s *store) add(task *Task) error {
 func (s *store) commit(b *batch) {
 	s.turn <- true
 	s.mu.Lock()
-	if s.next == b {
-		s.next = nil // whoever comes from now on begins the next batch
+	if s.next == b { // it is not if verify has made the batch
+		s.next = nil // whoever comes from now on begins the next one
 	}
 	s.busySince = time.Now()
 	b.err = s.failure
@@ -250,7 +255,8 @@ func (s *store) page(after string, limit int) (tasks []*Task, next string) {
 // dataFile is the file that keeps the tasks, one JSON object a line. One goroutine at a time uses
 // it.
 type dataFile struct {
-	path       string // behind symbolic links
+	path       string // as it was given
+	realPath   string // behind symbolic links, when it was opened
 	file       openFile
 	syncFolder func(path string) error
 	lock       net.Listener // nil if there can be none
@@ -270,7 +276,7 @@ type openFile interface {
 // away with the process, however that ends, and leaves a socket behind that nobody can reach. Where
 // there can be no socket, append alone sees what another process does.
 func (f *dataFile) takeLock(log *slog.Logger) error {
-	path := f.path + ".lock"
+	path := f.realPath + ".lock"
 	conn, err := net.Dial("unix", path)
 	if err == nil {
 		conn.Close()
@@ -386,7 +392,7 @@ func (s *store) restore(ctx context.Context) error {
 		return err
 	}
 	// If the file is new, its name survives a power cut only in a folder that is synced.
-	if err := f.syncFolder(filepath.Dir(f.path)); err != nil {
+	if err := f.syncFolder(filepath.Dir(f.realPath)); err != nil {
 		s.log.Warn("the folder of the data file cannot be synced", "cause", err)
 	}
 	s.restored = len(s.tasks)
