@@ -156,6 +156,7 @@ func (s *store) add(task *Task) error {
 // next sync as a success.
 func (s *store) commit(b *batch) {
 	s.turn <- true
+	runtime.Gosched() // lets requests that are ready to run join this batch
 	s.mu.Lock()
 	if s.next == b { // it is not if verify has made the batch
 		s.next = nil // whoever comes from now on begins the next one
