@@ -19,6 +19,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -384,9 +385,7 @@ func (s *store) restore(ctx context.Context) error {
 		err = f.takeLock(s.log)
 	}
 	if err == nil {
-		// Room for about as many tasks as there are: to grow would take a fifth of the time.
-		s.index = make(map[string]int, min(int(info.Size()/160), s.capacity))
-		err = s.readLines(ctx)
+		err = s.readLines(ctx, info.Size())
 	}
 	if err == nil {
 		err = f.file.Sync()
@@ -403,8 +402,8 @@ func (s *store) restore(ctx context.Context) error {
 	return nil
 }
 
-// readLines reads the tasks of the file, line by line, to its end, and mends that.
-func (s *store) readLines(ctx context.Context) error {
+// readLines reads the tasks of a file of this size, line by line, to its end, and mends that.
+func (s *store) readLines(ctx context.Context, size int64) error {
 	reader := bufio.NewReaderSize(s.file.file, maxTorn)
 	parser := &lineParser{}
 	for number := 1; ctx.Err() == nil; number++ {
@@ -420,6 +419,12 @@ func (s *store) readLines(ctx context.Context) error {
 		}
 		if isEnd {
 			return nil
+		}
+		if number == 1 {
+			// It is a data file. Room for about all its tasks: to grow would take a fifth of the time.
+			room := make(map[string]int, min(int(size/160), s.capacity))
+			maps.Copy(room, s.index)
+			s.index = room
 		}
 	}
 	return ctx.Err()
