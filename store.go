@@ -421,7 +421,7 @@ func (s *store) readLines(ctx context.Context, size int64) error {
 			return nil
 		}
 		if number == 1 {
-			// It is a data file. Room for about all its tasks: to grow would take a fifth of the time.
+			// It is a data file. Room for about all its tasks: growing takes a fifth of the time.
 			room := make(map[string]int, min(int(size/160), s.capacity))
 			maps.Copy(room, s.index)
 			s.index = room
