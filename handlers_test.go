@@ -2433,8 +2433,8 @@ func hear(conn net.Conn) string {
 func TestSystemdIsToldTheState(t *testing.T) {
 	conn := listenAsSystemd(t)
 	for pid, want := range map[string]string{
-		"":                        "READY=1 WATCHDOG=1 WATCHDOG=1 WATCHDOG=1 STOPPING=1 WATCHDOG=1",
-		strconv.Itoa(os.Getpid()): "READY=1 WATCHDOG=1 WATCHDOG=1 WATCHDOG=1 STOPPING=1 WATCHDOG=1",
+		"":                        "READY=1 WATCHDOG=1 WATCHDOG=1 STOPPING=1 WATCHDOG=1",
+		strconv.Itoa(os.Getpid()): "READY=1 WATCHDOG=1 WATCHDOG=1 STOPPING=1 WATCHDOG=1",
 		"1":                       "READY=1 STOPPING=1",
 	} {
 		t.Setenv("WATCHDOG_USEC", "20000000")

@@ -64,25 +64,24 @@ func (s *service) readiness(w *reply, _ *http.Request) error {
 	checks := s.check(w.start).Checks
 	answer := s.newSummary("ready", w.start)
 	answer.Reason = cmp.Or(checks.Application.Reason, checks.Storage.Reason)
-	if answer.Reason == "" {
-		return w.json(http.StatusOK, answer)
+	if answer.Reason != "" {
+		answer.Status = "not_ready"
 	}
-	answer.Status = "not_ready"
-	return w.unhealthy(answer)
+	return w.health(answer.Reason == "", answer)
 }
 
 // detailed: GET /health/detailed, for a person or a script that wants numbers.
 func (s *service) detailed(w *reply, _ *http.Request) error {
 	answer := s.check(w.start)
-	if answer.Status == healthy {
-		return w.json(http.StatusOK, answer)
-	}
-	return w.unhealthy(answer)
+	return w.health(answer.Status == healthy, answer)
 }
 
-// unhealthy sets a whole answer that says no. Whoever asks is told, so it is no failure of an
-// answer: it has no envelope, and is less than an ERROR in the log.
-func (w *reply) unhealthy(answer any) error {
+// health sets a whole answer that says yes or no. A no is no failure of an answer, since whoever
+// asks is told: it has no envelope, and is less than an ERROR in the log.
+func (w *reply) health(isHealthy bool, answer any) error {
+	if isHealthy {
+		return w.json(http.StatusOK, answer)
+	}
 	err := w.json(http.StatusServiceUnavailable, answer)
 	w.code.level = slog.LevelWarn
 	return err
@@ -208,21 +207,21 @@ func (s *service) startSensors(ctx context.Context) {
 		samplers = append(samplers, func() { sensor.sample(s.log) })
 	}
 
-	first := make(chan bool, len(samplers))
+	var first sync.WaitGroup
 	for _, sample := range samplers {
-		tell := sync.OnceFunc(func() { first <- true })
-		go every(ctx, sampleInterval, func() {
+		first.Go(func() {
 			sample()
-			tell()
+			go every(ctx, sampleInterval, sample)
 		})
 	}
-	enough := time.After(time.Second)
-	for range samplers {
-		select {
-		case <-first:
-		case <-enough:
-			return
-		}
+	done := make(chan bool)
+	go func() {
+		first.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
 	}
 }
 
@@ -340,10 +339,10 @@ func (c config) readDisk() (usage, error) {
 	return u, nil
 }
 
-// sampleProcess reads what this process uses, by the names of the metrics. What the system does not
+// readProcess returns what this process uses, by the names of the metrics. What the system does not
 // tell is left out. The process is looked for in /proc, even if HOST_PROC says that the host is
 // elsewhere: there, its number can be another's.
-func (s *service) sampleProcess() {
+func readProcess() map[string]float64 {
 	own := common.EnvMap{common.HostProcEnvKey: "/proc"}
 	ctx := context.WithValue(context.Background(), common.EnvKey, own)
 	self := &process.Process{Pid: int32(os.Getpid())}
@@ -368,5 +367,5 @@ func (s *service) sampleProcess() {
 			numbers["process_virtual_memory_max_bytes"] = float64(limit.Soft)
 		}
 	}
-	s.process.Store(&numbers)
+	return numbers
 }

@@ -308,8 +308,8 @@ type service struct {
 
 	store             *store
 	limiter           limiter
-	cpu, memory, disk *sensor                            // of the host
-	process           atomic.Pointer[map[string]float64] // what it uses, by metric
+	cpu, memory, disk *sensor                // of the host
+	process           atomic.Pointer[[]byte] // metrics of the process and of the Go runtime
 	metrics           *metrics
 	logOutput         *logOutput
 	log               *slog.Logger // into logOutput
@@ -329,7 +329,7 @@ func newService(ctx context.Context, cfg config, stderr io.Writer) (*service, er
 		memory:    &sensor{name: "memory", high: cfg.memoryHigh, read: readMemory},
 		disk:      &sensor{name: "disk", high: cfg.diskHigh, read: cfg.readDisk},
 	}
-	s.process.Store(&map[string]float64{})
+	s.process.Store(&[]byte{})
 	for _, rt := range s.api() {
 		s.register(rt)
 	}
@@ -686,13 +686,14 @@ func notify(state string) {
 	conn.Write([]byte(state))
 }
 
-// every calls f at once, and again after each interval until ctx ends.
+// every calls f after each interval until ctx ends.
 func every(ctx context.Context, interval time.Duration, f func()) {
-	for ctx.Err() == nil {
-		f()
+	for {
 		select {
 		case <-ctx.Done():
+			return
 		case <-time.After(interval):
+			f()
 		}
 	}
 }

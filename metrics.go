@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"math"
 	"net/http"
 	"os"
@@ -59,9 +58,7 @@ func (s *service) record(w *reply, r *http.Request) {
 	if !handler.Enabled(r.Context(), w.code.level) {
 		return
 	}
-	// The line is made here, because s.log would look up its caller.
-	line := slog.NewRecord(w.start.Add(duration), w.code.level, message, 0)
-	line.AddAttrs(
+	fields := append([]slog.Attr{
 		slog.String("method", r.Method[:min(len(r.Method), 32)]),
 		slog.String("route", w.traffic.route.Path),
 		slog.String("path", path),
@@ -69,8 +66,11 @@ func (s *service) record(w *reply, r *http.Request) {
 		slog.Duration("duration", duration),
 		slog.Int("bytes", size),
 		slog.String("remote", r.RemoteAddr),
-		slog.String("request_id", w.requestID))
-	line.AddAttrs(w.notes...)
+		slog.String("request_id", w.requestID),
+	}, w.notes...)
+	// The line is made here, because s.log would look up its caller.
+	line := slog.NewRecord(w.start.Add(duration), w.code.level, message, 0)
+	line.AddAttrs(fields...)
 	handler.Handle(r.Context(), line) // never fails: see logOutput.Write
 }
 
@@ -300,7 +300,7 @@ func (c *counters) add(label string, n int) {
 
 // familyTable has a row for each family of metrics: name, type and help, and, if its value is a sum
 // of metrics of the Go runtime, their names. To add a family, add a row, and, unless it is such a
-// sum, a call of exposition.add below, or for process_*, a value in sampleProcess. README.md lists
+// sum, a call of exposition.add below, or for process_*, a value in readProcess. README.md lists
 // the families, too. The go_* and process_* families are those that stock dashboards draw, by the
 // names of client_golang.
 //
@@ -372,7 +372,7 @@ func (s *service) exposeMetrics(w *reply, _ *http.Request) error {
 	x := &exposition{families: s.metrics.families, text: make([]byte, 0, 28<<10)}
 	s.metrics.exposeCounters(x)
 	s.exposeState(x, w.start)
-	s.exposeProcess(x)
+	x.text = append(x.text, *s.process.Load()...)
 	w.fill(http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x.text)
 	return nil
 }
@@ -413,6 +413,7 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	x.add("log_written_bytes_total", float64(s.logOutput.written.Load()))
 	x.add("log_lost_bytes_total", float64(s.logOutput.lost.Load()))
 	x.add("go_info", 1, `{version="`, s.goVersion, `"}`)
+	x.add("go_goroutines", float64(runtime.NumGoroutine())) // without those of the runtime
 	x.add("taskapi_build_info", 1, `{version="`, s.version, `",revision="`, s.revision,
 		`",goversion="`, s.goVersion, `"}`)
 
@@ -434,14 +435,13 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	}
 }
 
-// exposeProcess adds what the system and the Go runtime tell of the process. (runtime.ReadMemStats
-// would stop the world.)
-func (s *service) exposeProcess(x *exposition) {
-	numbers := map[string]float64{
-		"process_start_time_seconds": float64(s.started.UnixMilli()) / 1000,
-		"go_goroutines":              float64(runtime.NumGoroutine()), // not those of the runtime
-	}
-	maps.Copy(numbers, *s.process.Load())
+// sampleProcess keeps what the system and the Go runtime tell of the process, as text. It is called
+// as often as the sensors, because it takes as long as the rest of the page: a scrape only copies
+// it. (runtime.ReadMemStats would stop the world.)
+func (s *service) sampleProcess() {
+	x := &exposition{families: s.metrics.families}
+	numbers := readProcess()
+	numbers["process_start_time_seconds"] = float64(s.started.UnixMilli()) / 1000
 	sources := slices.Clone(x.sources) // because Read writes into it
 	runtimemetrics.Read(sources)       // all, in little more time than one
 	for i, source := range sources {
@@ -465,6 +465,7 @@ func (s *service) exposeProcess(x *exposition) {
 	if gc.NumGC > 0 {
 		x.add("go_memstats_last_gc_time_seconds", float64(gc.LastGC.UnixMilli())/1000)
 	}
+	s.process.Store(&x.text)
 }
 
 // build is what the go command has recorded of this program. -version prints it, too.
