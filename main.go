@@ -102,15 +102,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer ln.Close()
 	s, err := newService(ctx, cfg, stderr)
-	if err == nil {
-		defer s.store.close()
-	}
-	if ctx.Err() != nil {
+	if errors.Is(err, context.Canceled) {
 		return nil // asked to stop while the data file was being read
 	}
 	if err != nil {
 		return err
 	}
+	defer s.store.close()
 	return s.serve(ctx, ln, hangups)
 }
 
@@ -302,7 +300,7 @@ type service struct {
 	certificate tls.Certificate // empty without HTTPS
 	started     time.Time
 	draining    atomic.Bool  // set once, when the service is asked to stop
-	busy        atomic.Int64 // requests whose answer has not been sent
+	busy        atomic.Int64 // requests whose answer has not been sent: finish waits for them
 	mux         http.ServeMux
 	crossOrigin http.CrossOriginProtection
 
@@ -423,7 +421,8 @@ func (s *service) api() []route {
 	}
 }
 
-// register adds one route, with counters of its own, behind the guard.
+// register adds one route, with counters of its own, behind the guard. Its success and 500 are in
+// the metrics before the first request.
 func (s *service) register(rt route) {
 	t := s.metrics.newTraffic(rt, strconv.Itoa(rt.success), "500")
 	s.mux.Handle(rt.Method+" "+rt.Path, s.guard(t))
@@ -506,7 +505,7 @@ func (s *service) ServeHTTP(conn http.ResponseWriter, r *http.Request) {
 	}
 	s.busy.Add(1)
 	defer s.busy.Add(-1)
-	s.metrics.inFlight.Add(1) // until it is recorded
+	s.metrics.inFlight.Add(1) // until it is recorded: whoever has an answer is not counted
 	s.decide(w, r)
 	s.record(w, r)
 	s.send(w, r)

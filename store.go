@@ -156,10 +156,10 @@ func (s *store) commit(b *batch) {
 	b.err = s.failure
 	s.mu.Unlock()
 
-	var news error
+	isFirstFailure := false
 	if b.err == nil {
-		news = s.file.append(b.tasks)
-		b.err = news
+		b.err = s.file.append(b.tasks)
+		isFirstFailure = b.err != nil
 	}
 
 	s.mu.Lock()
@@ -175,8 +175,8 @@ func (s *store) commit(b *batch) {
 	<-s.turn
 	close(b.done)
 
-	if news != nil { // told last: the log may hang, too
-		text := news.Error() + ": no task is taken any more"
+	if isFirstFailure { // told last: the log may hang, too
+		text := b.err.Error() + ": no task is taken any more"
 		s.log.Log(context.Background(), levelCritical, text, "file", s.file.path)
 	}
 }
@@ -189,10 +189,24 @@ func (s *store) verify() {
 	}
 }
 
-// put gives a task the next number. It needs mu. Tasks are never removed, so numbers stay.
+// put gives a task the next number. It needs mu. Tasks are never removed, so numbers stay. Of many
+// tasks, user and second are those of the task before: such texts are in memory once.
 func (s *store) put(task *Task) {
+	if len(s.tasks) > 0 {
+		last := s.tasks[len(s.tasks)-1]
+		task.UserID = shared(task.UserID, last.UserID)
+		task.CreatedAt = shared(task.CreatedAt, last.CreatedAt)
+	}
 	s.tasks = append(s.tasks, task)
 	s.index[task.ID] = len(s.tasks)
+}
+
+// shared returns a text in the memory of another, if that is the same text.
+func shared(text, known string) string {
+	if text == known {
+		return known
+	}
+	return text
 }
 
 // refusal says why no task can be added, or returns nil. It needs mu.
@@ -253,6 +267,7 @@ type dataFile struct {
 	syncFolder func(path string) error
 	lock       net.Listener // nil if there can be none
 	size       int64        // up to the end of the last line that is synced
+	again      bytes.Buffer // a task that was read, as the service writes it
 }
 
 // openFile is what the service asks of an *os.File.
@@ -395,14 +410,13 @@ func (s *store) restore(ctx context.Context) error {
 // readLines reads the tasks of a file of this size, line by line, to its end, and mends that.
 func (s *store) readLines(ctx context.Context, size int64) error {
 	reader := bufio.NewReaderSize(s.file.file, maxTorn)
-	parser := &lineParser{}
 	for number := 1; ctx.Err() == nil; number++ {
 		line, err := reader.ReadSlice('\n') // valid until the next call
 		isEnd := err == io.EOF
 		if isEnd {
-			err = s.mendEnd(parser, line)
+			err = s.mendEnd(line)
 		} else if err == nil || err == bufio.ErrBufferFull {
-			err = s.readLine(parser, line)
+			err = s.readLine(line)
 		}
 		if err != nil {
 			return fmt.Errorf("line %d: %w", number, err)
@@ -421,8 +435,8 @@ func (s *store) readLines(ctx context.Context, size int64) error {
 }
 
 // readLine takes the task in a line.
-func (s *store) readLine(parser *lineParser, line []byte) error {
-	task, err := parser.parse(line)
+func (s *store) readLine(line []byte) error {
+	task, err := s.file.parse(line)
 	if err != nil {
 		return err
 	}
@@ -437,7 +451,7 @@ func (s *store) readLine(parser *lineParser, line []byte) error {
 // mendEnd deals with what follows the last newline. A task that is whole gets its newline. What a
 // crash can leave of a line, its beginning or zeros, is cut off. Anything else is an error: it may
 // be another file, given by mistake.
-func (s *store) mendEnd(parser *lineParser, end []byte) error {
+func (s *store) mendEnd(end []byte) error {
 	if len(end) == 0 {
 		return nil
 	}
@@ -456,7 +470,7 @@ func (s *store) mendEnd(parser *lineParser, end []byte) error {
 	keep := f.size // up to where the file is kept
 	if isWhole {
 		keep += int64(len(text))
-		if err := s.readLine(parser, append(text, '\n')); err != nil {
+		if err := s.readLine(append(text, '\n')); err != nil {
 			return err
 		}
 	}
@@ -470,12 +484,6 @@ func (s *store) mendEnd(parser *lineParser, end []byte) error {
 	return err
 }
 
-// lineParser parses the lines of a data file one after the other.
-type lineParser struct {
-	last  Task         // the task of the line before
-	again bytes.Buffer // a task as the service writes it
-}
-
 // lineBeginning is how each line of the service begins.
 const lineBeginning = `{"task_id":"`
 
@@ -485,14 +493,14 @@ const lineBeginning = `{"task_id":"`
 //
 // Nearly all lines are just as the service writes them. Cutting such a line takes a quarter of the
 // time of parsing JSON. Whether the cuts were right is seen when the task is written again.
-func (p *lineParser) parse(line []byte) (*Task, error) {
+func (f *dataFile) parse(line []byte) (*Task, error) {
 	if len(line) > maxLine {
 		return nil, fmt.Errorf("is longer than %d bytes", maxLine)
 	}
-	task := p.cut(line)
-	p.again.Reset()
-	json.NewEncoder(&p.again).Encode(task) // cannot fail: it has texts only
-	if !bytes.Equal(p.again.Bytes(), line) {
+	task := cut(line)
+	f.again.Reset()
+	json.NewEncoder(&f.again).Encode(task) // cannot fail: it has texts only
+	if !bytes.Equal(f.again.Bytes(), line) {
 		var err error
 		task, err = parseJSON(line)
 		if err != nil {
@@ -512,13 +520,11 @@ func (p *lineParser) parse(line []byte) (*Task, error) {
 	if !isUTC || len(task.CreatedAt) != len("2006-01-02T15:04:05Z") {
 		task.CreatedAt = timestamp(at)
 	}
-	p.last = *task
 	return task, nil
 }
 
-// cut cuts a line between the words that the service writes. What is often the same as in the line
-// before is shared with it: it takes no memory again.
-func (p *lineParser) cut(line []byte) *Task {
+// cut cuts a line between the words that the service writes.
+func cut(line []byte) *Task {
 	rest := bytes.TrimPrefix(line, []byte(lineBeginning))
 	id, rest, _ := bytes.Cut(rest, []byte(`","task_name":"`))
 	name, rest, _ := bytes.Cut(rest, []byte(`","user_id":"`))
@@ -527,18 +533,10 @@ func (p *lineParser) cut(line []byte) *Task {
 	return &Task{
 		ID:        string(id),
 		Name:      string(name),
-		UserID:    shared(userID, p.last.UserID),
+		UserID:    string(userID),
 		Status:    pending,
-		CreatedAt: shared(created, p.last.CreatedAt),
+		CreatedAt: string(created),
 	}
-}
-
-// shared returns known if it is the same text, or else a new string.
-func shared(text []byte, known string) string {
-	if string(text) == known {
-		return known
-	}
-	return string(text)
 }
 
 // parseJSON returns the task in a line that is not just as the service writes it.
