@@ -58,7 +58,9 @@ func (s *service) record(w *reply, r *http.Request) {
 	if !handler.Enabled(r.Context(), w.code.level) {
 		return
 	}
-	fields := append([]slog.Attr{
+	// The line is made here, because s.log would look up its caller.
+	line := slog.NewRecord(w.start.Add(duration), w.code.level, message, 0)
+	line.AddAttrs(
 		slog.String("method", r.Method[:min(len(r.Method), 32)]),
 		slog.String("route", w.traffic.route.Path),
 		slog.String("path", path),
@@ -66,11 +68,8 @@ func (s *service) record(w *reply, r *http.Request) {
 		slog.Duration("duration", duration),
 		slog.Int("bytes", size),
 		slog.String("remote", r.RemoteAddr),
-		slog.String("request_id", w.requestID),
-	}, w.notes...)
-	// The line is made here, because s.log would look up its caller.
-	line := slog.NewRecord(w.start.Add(duration), w.code.level, message, 0)
-	line.AddAttrs(fields...)
+		slog.String("request_id", w.requestID))
+	line.AddAttrs(w.notes...)
 	handler.Handle(r.Context(), line) // never fails: see logOutput.Write
 }
 
