@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs check.sh on another release of Debian than this machine's own: in a minimal system that debootstrap makes in a
-# temporary folder, with mounts and processes of its own. It takes the network, for packages, and the Go toolchain with
-# what it has downloaded from this machine, and leaves nothing behind. As root; 3 GB of disk. The exit status is check.sh's.
+# temporary folder, with mounts and processes of its own. It takes the network, for packages, and from this machine the
+# authorities that its administrator trusts, and the Go toolchain with what it has downloaded. It leaves nothing behind. As
+# root; 3 GB of disk. The exit status is check.sh's.
 #
 #   deploy/check-on.sh trixie              everything
 #   deploy/check-on.sh trixie nginx logs   only these parts
@@ -18,8 +19,8 @@ root=$(mktemp -d "/var/tmp/taskapi-$release.XXXXXX")
 trap 'rm -rf --one-file-system "$root" "$root.log"' EXIT
 chmod 755 "$root" # not everybody in there is root
 trap 'exit 130' INT TERM
-# Git is for make build, which asks it for the revision; the rest that a part needs, it installs itself. Whom this machine's
-# administrator trusts is trusted in there: behind a proxy that looks into what comes, Go and npm refuse everything else.
+# Git is for make build, which asks it for the revision; the rest that a part needs, it installs itself. Without the
+# authorities, Go and npm would refuse all that comes through a proxy which looks into it.
 { debootstrap --variant=minbase --include=ca-certificates,git,systemd "$release" "$root" &&
   find /usr/local/share/ca-certificates/ -name '*.crt' -exec cp -t "$root/usr/local/share/ca-certificates/" {} + &&
   chroot "$root" update-ca-certificates; } >"$root.log" 2>&1 || { tail -n 5 "$root.log"; exit 1; }
