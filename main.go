@@ -207,7 +207,6 @@ func (c *config) fault(fs *flag.FlagSet) error {
 		{levelStep(c.logLevel) >= 0, "-log-level must be one that -h names"},
 		{min(c.slow, c.drain, c.shutdownTimeout) >= 0, "a duration must not be negative"},
 		{lowest >= 0 && highest <= 100, "-cpu-high, -memory-high and -disk-high are percentages"},
-		{!isSameFile(c.dataFile, c.logFile), "-data-file and -log-file must be two files"},
 		{!isSameFile(c.dataFile, c.tokenFile), "-data-file and -token-file must be two files"},
 		{!isSameFile(c.logFile, c.tokenFile), "-log-file and -token-file must be two files"},
 	} {
@@ -224,17 +223,12 @@ func (c *config) fault(fs *flag.FlagSet) error {
 	return nil
 }
 
-// isSameFile reports whether two paths lead to one file. If that is not there yet, links to it are
-// not seen.
+// isSameFile reports whether two paths lead to one file, however they are written. One that is not
+// there yet is no file.
 func isSameFile(a, b string) bool {
-	infoA, errA := os.Stat(a)
-	infoB, errB := os.Stat(b)
-	if errA == nil && errB == nil {
-		return os.SameFile(infoA, infoB)
-	}
-	absA, _ := filepath.Abs(a)
-	absB, _ := filepath.Abs(b)
-	return a != "" && b != "" && absA == absB
+	infoA, _ := os.Stat(a)
+	infoB, _ := os.Stat(b)
+	return os.SameFile(infoA, infoB) // no, if one of them is nil
 }
 
 // originForm takes apart what browsers send as Origin (RFC 6454 section 6): a scheme, a host in
@@ -349,7 +343,7 @@ func newService(ctx context.Context, cfg config, stderr io.Writer) (*service, er
 		return nil, err
 	}
 	s.log = slog.New(newLogHandler(s.logOutput, cfg.logFormat, cfg.logLevel))
-	if isSameFile(cfg.dataFile, cfg.logFile) { // now, a new file is there, and links to it are seen
+	if isSameFile(cfg.dataFile, cfg.logFile) { // asked now, because the log is there now
 		err = fmt.Errorf("-data-file and -log-file must be two files (%w)", errUsage)
 	} else {
 		s.store, err = openStore(ctx, cfg.dataFile, cfg.maxTasks, s.log)
