@@ -415,11 +415,20 @@ func (s *service) api() []route {
 	}
 }
 
-// register adds one route, with counters of its own, behind the guard. Its success and 500 are in
+// register adds one route, with counters of its own, behind the guard: the one place where a row
+// meets a request, and where the error of a handler becomes an answer. Its success and 500 are in
 // the metrics before the first request.
 func (s *service) register(rt route) {
 	t := s.metrics.newTraffic(rt, strconv.Itoa(rt.success), "500")
-	s.mux.Handle(rt.Method+" "+rt.Path, s.guard(t))
+	s.mux.HandleFunc(rt.Method+" "+rt.Path, func(w http.ResponseWriter, r *http.Request) {
+		answer := w.(*reply)
+		answer.traffic = t
+		err := s.guard(rt, r)
+		if err == nil {
+			err = rt.handle(answer, r)
+		}
+		answer.fail(err)
+	})
 }
 
 // index: GET /.
@@ -505,8 +514,8 @@ func (s *service) ServeHTTP(conn http.ResponseWriter, r *http.Request) {
 	s.send(w, r)
 }
 
-// decide fills the reply. The mux calls the guard of the route; what it answers by itself, because
-// there is no such route, becomes an answer of this service. A panic becomes a 500.
+// decide fills the reply. The mux calls what register has given it. What the mux answers by itself,
+// because there is no such route, becomes an answer of this service. A panic becomes a 500.
 func (s *service) decide(w *reply, r *http.Request) {
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -521,22 +530,8 @@ func (s *service) decide(w *reply, r *http.Request) {
 	w.WriteHeader(http.StatusOK) // as net/http does if a handler sends nothing
 }
 
-// guard returns what the mux calls for a route: the one place where the row meets a request, and
-// where the error of a handler becomes an answer.
-func (s *service) guard(t *traffic) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		answer := w.(*reply)
-		answer.traffic = t
-		err := s.refusal(t.route, r)
-		if err == nil {
-			err = t.route.handle(answer, r)
-		}
-		answer.fail(err)
-	}
-}
-
-// refusal says why this request may not use a route, or returns nil.
-func (s *service) refusal(rt route, r *http.Request) error {
+// guard says why this request may not use a route, or returns nil.
+func (s *service) guard(rt route, r *http.Request) error {
 	switch {
 	case rt.access == nobody, rt.access == onThisHost && !isFromThisHost(r):
 		return newError(forbidden, "only for clients on this host, without a proxy in between")
