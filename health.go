@@ -207,6 +207,7 @@ func (s *service) startSensors(ctx context.Context) {
 		samplers = append(samplers, func() { sensor.sample(s.log) })
 	}
 
+	waiting, stopWaiting := context.WithTimeout(ctx, time.Second)
 	var first sync.WaitGroup
 	for _, sample := range samplers {
 		first.Go(func() {
@@ -214,15 +215,11 @@ func (s *service) startSensors(ctx context.Context) {
 			go every(ctx, sampleInterval, sample)
 		})
 	}
-	done := make(chan bool)
 	go func() {
 		first.Wait()
-		close(done)
+		stopWaiting()
 	}()
-	select {
-	case <-done:
-	case <-time.After(time.Second):
-	}
+	<-waiting.Done()
 }
 
 // sample reads the sensor once. The cause of a failure goes to the log and nowhere else.
