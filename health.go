@@ -195,7 +195,7 @@ type sensor struct {
 type reading struct {
 	usage
 	at  time.Time
-	err error // which anybody may see: sample logs the cause
+	err error // of the reader: nobody is told more than that there is one
 }
 
 // startSensors lets all sensors read until ctx ends, each in a goroutine of its own: one that hangs
@@ -229,7 +229,6 @@ func (s *sensor) sample(log *slog.Logger) {
 	u, err := s.read()
 	if err != nil {
 		log.Warn("a reading failed", "reading", s.name, "cause", err)
-		err = errors.New("the reading failed")
 	}
 	u.Status = "normal"
 	if u.Percent > s.high {
@@ -239,29 +238,23 @@ func (s *sensor) sample(log *slog.Logger) {
 	s.began.Store(nil)
 }
 
-// latest returns the last reading, nil if there is none, and why it is of no use, if so: it failed,
-// or the reader has hung for three intervals. If no reader hangs, an old reading stands: then the
-// whole process was paused.
-func (s *sensor) latest(now time.Time) (*reading, error) {
+// report returns what the sensor has read. If that is of no use, because the reading has failed or
+// its reader has hung for three intervals, it returns nil, and the check fails. If no reader hangs,
+// an old reading stands: then the whole process was paused.
+func (s *sensor) report(v *verdict, now time.Time) *usage {
 	last := s.last.Load()
 	began := s.began.Load()
 	switch {
 	case began != nil && now.Sub(*began) > 3*sampleInterval:
-		return last, errors.New("the reading does not end")
+		v.fail(s.name + ": the reading does not end")
 	case last == nil:
-		return nil, errors.New("not read yet")
+		v.fail(s.name + ": not read yet")
+	case last.err != nil:
+		v.fail(s.name + ": the reading failed") // the log has the cause
+	default:
+		return &last.usage
 	}
-	return last, last.err
-}
-
-// report returns what the sensor has read. If that is of no use, it is nil, and the check fails.
-func (s *sensor) report(v *verdict, now time.Time) *usage {
-	last, err := s.latest(now)
-	if err != nil {
-		v.fail(s.name + ": " + err.Error())
-		return nil
-	}
-	return &last.usage
+	return nil
 }
 
 // --- The readers ---

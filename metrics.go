@@ -422,12 +422,12 @@ func (s *service) exposeState(x *exposition, now time.Time) {
 	x.add("health_check_status", checks.Resources.number(), `{check="system_resources"}`)
 	sensors := []*sensor{s.cpu, s.memory, s.disk}
 	for _, sensor := range sensors {
-		if last, err := sensor.latest(now); err == nil {
-			x.add("system_"+sensor.name+"_usage_ratio", math.Round(last.Percent*10)/1000)
+		if usage := sensor.report(&verdict{}, now); usage != nil {
+			x.add("system_"+sensor.name+"_usage_ratio", math.Round(usage.Percent*10)/1000)
 		}
 	}
 	for _, sensor := range sensors {
-		if last, _ := sensor.latest(now); last != nil && last.err == nil {
+		if last := sensor.last.Load(); last != nil && last.err == nil {
 			age := max(0, now.Sub(last.at).Seconds())
 			x.add("system_sample_age_seconds", age, `{reading="`, sensor.name, `"}`)
 		}
