@@ -190,7 +190,6 @@ func (c *config) fault(fs *flag.FlagSet) error {
 			empty = f.Name
 		}
 	})
-	formats := []string{"text", "json"}
 	// If a percentage is NaN, so are these two, and no rule is true of them.
 	lowest := min(c.cpuHigh, c.memoryHigh, c.diskHigh)
 	highest := max(c.cpuHigh, c.memoryHigh, c.diskHigh)
@@ -203,7 +202,7 @@ func (c *config) fault(fs *flag.FlagSet) error {
 		{c.maxTasks >= 1, "-max-tasks must be at least 1"},
 		{c.rate >= 0, "-rate must not be negative"},
 		{(c.tlsCert == "") == (c.tlsKey == ""), "-tls-cert and -tls-key need each other"},
-		{slices.Contains(formats, c.logFormat), "-log-format must be text or json"},
+		{c.logFormat == "text" || c.logFormat == "json", "-log-format must be text or json"},
 		{levelStep(c.logLevel) >= 0, "-log-level must be one that -h names"},
 		{min(c.slow, c.drain, c.shutdownTimeout) >= 0, "a duration must not be negative"},
 		{lowest >= 0 && highest <= 100, "-cpu-high, -memory-high and -disk-high are percentages"},
@@ -349,7 +348,8 @@ func newService(ctx context.Context, cfg config, stderr io.Writer) (*service, er
 		s.store, err = openStore(ctx, cfg.dataFile, cfg.maxTasks, s.log)
 	}
 	if err != nil && isNewLog {
-		os.Remove(behindLinks(cfg.logFile))
+		target, _ := filepath.EvalSymlinks(cfg.logFile) // a link stays
+		os.Remove(target)
 	}
 	return s, err
 }
@@ -358,15 +358,6 @@ func newService(ctx context.Context, cfg config, stderr io.Writer) (*service, er
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return !errors.Is(err, os.ErrNotExist)
-}
-
-// behindLinks returns where a path leads that may be a symbolic link.
-func behindLinks(path string) string {
-	target, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return path
-	}
-	return target
 }
 
 // handler fills the reply to a request, or returns the error to answer with.

@@ -85,9 +85,10 @@ func openStore(ctx context.Context, path string, capacity int, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
+	target, _ := filepath.EvalSymlinks(path) // empty if the system does not tell
 	s.file = &dataFile{
 		path:       path,
-		realPath:   behindLinks(path),
+		realPath:   cmp.Or(target, path),
 		file:       file,
 		syncFolder: syncFolder,
 	}
