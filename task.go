@@ -321,9 +321,9 @@ type apiError struct {
 	header    http.Header // of the answer, beside those that all have
 }
 
-// newError returns an error without details.
-func newError(code errorCode, message string) *apiError {
-	return &apiError{errorCode: code, Message: message, Details: []detail{}}
+// newError returns an error. Without details, it has an empty list of them, as JSON shows it.
+func newError(code errorCode, message string, details ...detail) *apiError {
+	return &apiError{errorCode: code, Message: message, Details: append([]detail{}, details...)}
 }
 
 // with gives the answer a header. It has one at most, beside those that all answers have.
@@ -353,17 +353,14 @@ func (f faults) err(code errorCode) error {
 	if len(f) == 0 {
 		return nil
 	}
-	e := newError(code, "the input breaks the rules in details")
-	e.Details = f[:min(len(f), maxDetails)]
-	return e
+	return newError(code, "the input breaks the rules in details", f[:min(len(f), maxDetails)]...)
 }
 
 // malformed says why a body cannot be read, and at which byte, counted from 1.
 func malformed(reason string, at int) *apiError {
-	e := newError(malformedJSON, "the body is not one JSON object in UTF-8")
 	message := fmt.Sprintf("%s (at byte %d)", reason, max(1, at))
-	e.Details = []detail{{"body", "INVALID_VALUE", message}}
-	return e
+	fault := detail{"body", "INVALID_VALUE", message}
+	return newError(malformedJSON, "the body is not one JSON object in UTF-8", fault)
 }
 
 // Error implements error. It is the reason that a health check gives, too.
