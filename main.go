@@ -59,15 +59,14 @@ import (
 
 func main() {
 	err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "taskapi:", err)
+	if err == nil {
+		return
 	}
-	switch {
-	case errors.Is(err, errUsage):
+	fmt.Fprintln(os.Stderr, "taskapi:", err)
+	if errors.Is(err, errUsage) {
 		os.Exit(2)
-	case err != nil:
-		os.Exit(1)
 	}
+	os.Exit(1)
 }
 
 // run is the whole program. It returns nil after ctx or a signal has ended it and every request
@@ -141,16 +140,15 @@ func parseFlags(args []string) (config, error) {
 	version := fs.Bool("version", false, "print version, revision and Go version, and exit")
 
 	err := fs.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		return config{answer: help.String()}, nil
-	}
 	if err == nil {
 		err = c.fault(fs)
 	}
-	if err != nil {
-		return config{}, fmt.Errorf("%w (%w)", err, errUsage)
-	}
-	if *version {
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		c.answer = help.String()
+	case err != nil:
+		return c, fmt.Errorf("%w (%w)", err, errUsage)
+	case *version:
 		b := readBuild()
 		c.answer = fmt.Sprintln("taskapi", b.version, b.revision, b.goVersion)
 	}
