@@ -3357,7 +3357,8 @@ func TestTheOrderOfAStart(t *testing.T) {
 		{whole[:len(whole)-1], "write", "read truncate write", "", "line 3: input/output error"},
 		{damaged, "", "read", "", "line 2: its task_id is there twice"},
 		{damaged[:len(whole)-1], "", "read", "", "line 2: its task_id is there twice"},
-		{whole + "a token", "", "read", "", "line 4: is neither a task nor the beginning of one"},
+		{whole + "a token", "", "read", "", "line 4: is no JSON object of texts: " +
+			"invalid character 'a' looking for beginning of value"},
 	} {
 		var log buffer
 		s := &store{log: slog.New(newLogHandler(&log, "text", "warning")), index: map[string]int{}}
@@ -3635,11 +3636,11 @@ func TestWhatIsNoDataFileIsLeftAlone(t *testing.T) {
 	must(t, os.Truncate(holed, 3<<30))
 	fifo := dir + "/fifo"
 	must(t, exec.Command("mkfifo", fifo).Run())
-	const beginning = "line 1: is neither a task nor the beginning of one"
 	nearly := lineBeginning + strings.Repeat("a", 5000)
 	for path, want := range map[string]string{
-		write(t, "token", "s3cret"): beginning, write(t, "nearly", nearly): beginning,
+		write(t, "token", "s3cret"):     "line 1: is no JSON…",
 		write(t, "token", "s3cret\n"):   "line 1: is no JSON…",
+		write(t, "nearly", nearly):      "line 1: is longer than 4096 bytes",
 		write(t, "zeros", "\x00\n"):     "line 1: is no JSON…",
 		write(t, "object", `{"a":"b"}`): "line 1: task_id is missing, or no string",
 		hole:                            "line 1: is longer than 4096 bytes",

@@ -464,12 +464,9 @@ func (s *store) mendEnd(end []byte) error {
 	text := bytes.TrimRight(end, "\x00")
 	isBeginning := bytes.HasPrefix(text, []byte(lineBeginning)) ||
 		strings.HasPrefix(lineBeginning, string(text))
-	isWhole := json.Valid(text)
-	if !isWhole && (!isBeginning || len(text) > maxLine) {
-		return errors.New("is neither a task nor the beginning of one")
-	}
+	isTorn := isBeginning && len(text) <= maxLine && !json.Valid(text)
 	keep := f.size // up to where the file is kept
-	if isWhole {
+	if !isTorn {
 		keep += int64(len(text))
 		if err := s.readLine(append(text, '\n')); err != nil {
 			return err
@@ -479,7 +476,7 @@ func (s *store) mendEnd(end []byte) error {
 		s.log.Warn("cutting off a torn last line", "file", f.path, "bytes", whole-keep)
 	}
 	err := f.file.Truncate(keep)
-	if err == nil && isWhole {
+	if err == nil && !isTorn {
 		_, err = f.file.Write([]byte{'\n'})
 	}
 	return err

@@ -95,7 +95,7 @@ no_data_file() {
   mkfifo "$kept/others/fifo"
   { head -n 1 "$kept/copy"; head -c 100 /dev/zero; head -n 2 "$kept/copy" | tail -n 1; } >"$kept/others/zeros"
   truncate -s 3G "$kept/others/hole"
-  refused "$kept/others/token" "line 1: is neither a task nor the beginning of one" &&
+  refused "$kept/others/token" "line 1: is no JSON" &&
     refused /dev/zero "is no regular file" && refused "$kept/others/fifo" "is no regular file" &&
     refused "$kept/others/hole" "line 1: is longer than 4096 bytes" && refused "$kept/others/zeros" "line 2: is no JSON"
 }
