@@ -3357,7 +3357,7 @@ func TestTheOrderOfAStart(t *testing.T) {
 		{whole[:len(whole)-1], "write", "read truncate write", "", "line 3: input/output error"},
 		{damaged, "", "read", "", "line 2: its task_id is there twice"},
 		{damaged[:len(whole)-1], "", "read", "", "line 2: its task_id is there twice"},
-		{whole + "a token", "", "read", "", "line 4: is no JSON object of texts: " +
+		{whole + "a token", "", "read", "", "line 4: is no JSON object: " +
 			"invalid character 'a' looking for beginning of value"},
 	} {
 		var log buffer
