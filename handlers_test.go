@@ -3057,7 +3057,7 @@ func TestFailuresOfTheDataFile(t *testing.T) {
 			equal(t, what+"what a power cut leaves", d.synced, acknowledged)
 			equal(t, what+"what a restart reads", content(d.Name()), acknowledged)
 			list := get(t, s, 200, "/api/tasks").body
-			equal(t, what+"list", strings.Count(list, "task_id"), k)
+			equal(t, what+"list", strings.Count(list, `"task_id":`), k)
 			health := get(t, s, 503, "/health/readiness").body +
 				get(t, s, 503, "/health/detailed").body
 			const reason = `"reason":"the data file has failed: input/output error"`
