@@ -90,9 +90,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	} else if !signal.Ignored(syscall.SIGHUP) {
 		stops = append(stops, syscall.SIGHUP)
 	}
-	ctx, stop := signal.NotifyContext(ctx, stops...)
+	signalled, stop := signal.NotifyContext(ctx, stops...)
 	defer stop()
-	context.AfterFunc(ctx, stop) // whoever sends a second signal does not want to wait
+
+	// Whoever sends a second signal does not want to wait: before the service hears of the first,
+	// the next has its default action again.
+	ctx, end := context.WithCancelCause(ctx)
+	context.AfterFunc(signalled, func() {
+		stop()
+		end(context.Cause(signalled))
+	})
 
 	// The port comes first: if it is taken, another instance may be using the same files.
 	ln, err := listen(cfg.addr)
