@@ -191,6 +191,15 @@ type sensor struct {
 	last  atomic.Pointer[reading]   // nil if there is none yet
 }
 
+// newSensor returns a sensor that has not read anything yet.
+func newSensor(name string, high float64, read func() (usage, error)) *sensor {
+	return &sensor{
+		name: name,
+		high: high,
+		read: read,
+	}
+}
+
 // reading is what a sensor has read, and when. It never changes.
 type reading struct {
 	usage
@@ -234,7 +243,11 @@ func (s *sensor) sample(log *slog.Logger) {
 	if u.Percent > s.high {
 		u.Status = "high"
 	}
-	s.last.Store(&reading{usage: u, at: time.Now(), err: err})
+	s.last.Store(&reading{
+		usage: u,
+		at:    time.Now(),
+		err:   err,
+	})
 	s.began.Store(nil)
 }
 

@@ -321,9 +321,9 @@ func newService(ctx context.Context, cfg config, stderr io.Writer) (*service, er
 		started:   time.Now(),
 		metrics:   newMetrics(),
 		logOutput: &logOutput{out: stderr, stderr: stderr},
-		cpu:       &sensor{name: "cpu", high: cfg.cpuHigh, read: new(cpuTimes).read},
-		memory:    &sensor{name: "memory", high: cfg.memoryHigh, read: readMemory},
-		disk:      &sensor{name: "disk", high: cfg.diskHigh, read: cfg.readDisk},
+		cpu:       newSensor("cpu", cfg.cpuHigh, new(cpuTimes).read),
+		memory:    newSensor("memory", cfg.memoryHigh, readMemory),
+		disk:      newSensor("disk", cfg.diskHigh, cfg.readDisk),
 	}
 	s.process.Store(&[]byte{})
 	for _, rt := range s.api() {

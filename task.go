@@ -323,7 +323,11 @@ type apiError struct {
 
 // newError returns an error. Without details, it has an empty list of them, as JSON shows it.
 func newError(code errorCode, message string, details ...detail) *apiError {
-	return &apiError{errorCode: code, Message: message, Details: append([]detail{}, details...)}
+	return &apiError{
+		errorCode: code,
+		Message:   message,
+		Details:   append([]detail{}, details...),
+	}
 }
 
 // with gives the answer a header. It has one at most, beside those that all answers have.
