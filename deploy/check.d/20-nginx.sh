@@ -1,6 +1,6 @@
 # nginx.conf in a real nginx, with the real service behind it: first as it is shipped, then under load while the service
 # restarts again and again on a socket that stays open.
-need nginx-light hey openssl systemd
+need nginx-light hey openssl systemd procps
 
 http=$(free_port)
 https=$(free_port)
@@ -304,9 +304,14 @@ tells_address() {
 }
 check "the alert's command on nginx's log names the client, and nobody whom a client names" tells_address
 
+# A worker that goes closes the connections that its clients hold open, whatever they are about to send: the load begins
+# when the old ones have gone.
 site 1000000
+workers=$(pgrep -P "$(cat "$work/nginx.pid")")
 kill -HUP "$(cat "$work/nginx.pid")"
-sleep 0.5
+gone() { ! pgrep -P "$(cat "$work/nginx.pid")" | grep -xF "$workers"; }
+serves_without_limit() { until_true 20 gone && hey -n 400 -c 4 "$site/health" | grep -E '^ *\[200\]\s+400 responses'; }
+check "nginx takes another limit without a restart" serves_without_limit
 created() { grep -c 'status=201' "$web/service.log"; }
 before=$(created)
 # 25 s of load, and more on a busy machine, until there were enough requests and restarts. ^C ends it in good order, also
