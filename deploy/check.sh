@@ -52,15 +52,15 @@ skip() { echo "skip  $1: $2"; }
 # need PACKAGE…: installs the Debian packages that are missing. A package's own service is not started: policy-rc.d
 # answers 101, "action forbidden by policy", for as long as the installation lasts. Who else is installing is waited for.
 need() {
-  local missing=() p policy=/usr/sbin/policy-rc.d own=
+  local missing=() p policy=/usr/sbin/policy-rc.d own= patient=(-o DPkg::Lock::Timeout=600 -o Acquire::Retries=3)
   for p in "$@"; do
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
   done
   [ ${#missing[@]} -eq 0 ] && return 0
   [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 1
   [ -e $policy ] || { own=1; printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy; }
-  [ -e "$work/apt-updated" ] || { apt-get update -qq >/dev/null 2>&1; : >"$work/apt-updated"; }
-  DEBIAN_FRONTEND=noninteractive apt-get install -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends "${missing[@]}" \
+  [ -e "$work/apt-updated" ] || { apt-get update "${patient[@]}" -qq >/dev/null 2>&1; : >"$work/apt-updated"; }
+  DEBIAN_FRONTEND=noninteractive apt-get install "${patient[@]}" -y -qq --no-install-recommends "${missing[@]}" \
     >"$work/apt.log" 2>&1
   local status=$?
   [ -n "$own" ] && rm -f $policy

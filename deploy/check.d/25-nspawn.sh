@@ -217,12 +217,12 @@ names_token() {
 watched() {
   local pid status
   on mkdir -p /run/systemd/system/taskapi.service.d
-  printf '[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\n' | on tee /run/systemd/system/taskapi.service.d/hasty.conf
+  printf '[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n' | on tee /run/systemd/system/taskapi.service.d/hasty.conf
   on systemctl daemon-reload && on systemctl restart taskapi.service || return
   pid=$(show MainPID)
-  sleep 3
+  sleep 5
   [ "$(show MainPID)" = "$pid" ] || { echo "it was restarted although it does not hang"; return 1; }
-  on kill -STOP "$pid" && until_true 10 is_new "$pid" && net curl -fsS -o "$machine/page" 'http://127.0.0.1:8000/health?[1-60]' &&
+  on kill -STOP "$pid" && until_true 15 is_new "$pid" && net curl -fsS -o "$machine/page" 'http://127.0.0.1:8000/health?[1-60]' &&
     on journalctl --sync && on bash -c "$(action TaskAPIRestarted)" | tee /dev/stderr | grep 'Watchdog timeout'
   status=$?
   on rm /run/systemd/system/taskapi.service.d/hasty.conf && on systemctl daemon-reload &&

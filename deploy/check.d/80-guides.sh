@@ -345,14 +345,14 @@ ordinary_traffic() {
 # trouble: one line of each kind, in two services; and one of a client that writes all the words into its path.
 trouble() {
   echo secret >"$day/token"
-  serve -token-file token -rate 1 -slow 300ms
+  serve -token-file token -rate 1 -slow 1s
   local token='Authorization: Bearer secret' tasks=$api/api/tasks
   send no-token -d '{"task_name": "a"}' "$tasks"
   send bad-field -H "$token" -d '{"name": "a"}' "$tasks"
   send control -H "$token" -d '{"task_name": "a\u0000b"}' "$tasks"
   send foreign -H "$token" -H 'Origin: https://other.example' -d '{"task_name": "a"}' "$tasks"
   send liar "$api/ERROR,SECURITY,SLOW,401"
-  (sleep 0.6 && echo '{"task_name": "a"}') | send late -H "$token" -X POST -T - "$tasks"
+  (sleep 3 && echo '{"task_name": "a"}') | send late -H "$token" -X POST -T - "$tasks"
   send too-many -H "$token" -d '{"task_name": "a"}' "$tasks?[1-3]"
   sleep 12 | send patient -H "$token" -X POST -T - "$tasks"
   stop day
