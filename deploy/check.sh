@@ -52,7 +52,7 @@ skip() { echo "skip  $1: $2"; }
 # need PACKAGE…: installs the Debian packages that are missing. A package's own service is not started: policy-rc.d
 # answers 101, "action forbidden by policy", for as long as the installation lasts. Who else is installing is waited for.
 need() {
-  local missing=() p policy=/usr/sbin/policy-rc.d own= patient=(-o DPkg::Lock::Timeout=600 -o Acquire::Retries=3)
+  local missing=() p policy=/usr/sbin/policy-rc.d own='' patient=(-o DPkg::Lock::Timeout=600 -o Acquire::Retries=3)
   for p in "$@"; do
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
   done

@@ -71,8 +71,10 @@ broad_use() {
   done >/dev/null
 }
 
-# samples: how many samples the page of the service at $broad has.
+# samples: how many samples the page of the service at $broad has. Before the first garbage collection there is one less, and
+# the page tells of it up to five seconds later.
 samples() { curl -fsS "http://$broad/metrics" | grep -vc '^#'; }
+tells_collection() { curl -fsS "http://$broad/metrics" | grep '^go_memstats_last_gc_time_seconds '; }
 
 # page_stays_small: what the service answers first, after broad use, and after more of it is within what prometheus.yml
 # says, that is within its limit, and no use makes the page grow after the first.
@@ -81,7 +83,7 @@ page_stays_small() {
   limit=$(sed -n 's/^ *sample_limit: //p' "$deploy/prometheus.yml")
   bound=$(sed -nE 's/^ *# The page has at most ([0-9]+) samples.*/\1/p' "$deploy/prometheus.yml")
   until_true 10 answers "http://$broad/health" && fresh=$(samples) || return
-  broad_use && used=$(samples) && broad_use && again=$(samples) || return
+  broad_use && until_true 10 tells_collection && used=$(samples) && broad_use && again=$(samples) || return
   echo "$fresh at the start, $used after broad use, $again after more; at most $bound, limit $limit"
   curl -s "http://$broad/metrics" | grep ^http_requests_total
   [ "$fresh" -le "$used" ] && [ "$used" -eq "$again" ] && [ "$again" -le "$bound" ] && [ "$bound" -lt "$limit" ]
