@@ -94,10 +94,10 @@ func openStore(ctx context.Context, path string, capacity int, log *slog.Logger)
 	}
 	err = s.restore(ctx)
 	if err != nil {
-		s.close()
-		if isNew {
+		if isNew && !errors.Is(err, errTaken) {
 			os.Remove(s.file.realPath)
 		}
+		s.close() // last: until then, nobody else begins with the file
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return s, nil
@@ -279,6 +279,10 @@ type openFile interface {
 	Truncate(size int64) error
 }
 
+// errTaken is returned for a file that must be left alone, even if it has just been created: the
+// process that has it may have done that.
+var errTaken = errors.New("another process has it")
+
 // takeLock keeps other processes from the file, or returns an error if one of them has it. The lock
 // is a Unix socket on which the process listens as long as it lives. The system takes the listener
 // away with the process, however that ends, and leaves a socket behind that nobody can reach. Where
@@ -288,7 +292,7 @@ func (f *dataFile) takeLock(log *slog.Logger) error {
 	conn, err := net.Dial("unix", path)
 	if err == nil {
 		conn.Close()
-		return errors.New("another process has it")
+		return errTaken
 	}
 	info, err := os.Lstat(path)
 	if err == nil && info.Mode().Type() == fs.ModeSocket {
