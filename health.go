@@ -204,7 +204,7 @@ func newSensor(name string, high float64, read func() (usage, error)) *sensor {
 type reading struct {
 	usage
 	at  time.Time
-	err error // of the reader: nobody is told more than that there is one
+	err error // of the reader: only the log has the cause
 }
 
 // startSensors lets all sensors read until ctx ends, each in a goroutine of its own: one that hangs

@@ -11,8 +11,8 @@
 // time can use such a file.
 //
 // The log has one line for each request, on standard error or in -log-file, which SIGHUP
-// reopens. A line that an operator should look at has a category: VALIDATION, AUTHENTICATION,
-// SECURITY, ATTACK, TIMEOUT or PERFORMANCE.
+// reopens. A WARNING about a request can have a category: VALIDATION, AUTHENTICATION, SECURITY,
+// ATTACK, TIMEOUT or PERFORMANCE.
 //
 // SIGTERM and SIGINT, and SIGHUP without -log-file, stop the service without losing a request: it
 // reports "not ready" for the time of -drain, closes its listener, and finishes the requests that

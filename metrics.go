@@ -154,7 +154,7 @@ func (l *logOutput) open(path string) error {
 }
 
 // Write implements io.Writer for whole lines. It never fails. While out is blocked, so is Write,
-// and with it every request: otherwise, lines without number would gather in memory.
+// and with it every request: otherwise, lines would gather in memory without end.
 func (l *logOutput) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -67,8 +67,8 @@ type batch struct {
 }
 
 // openStore returns a store of the tasks in the file at path, which is created if there is none.
-// Without a path, the tasks are in memory only. A file may hold more tasks than the capacity. If
-// that fails, or ctx ends, nothing has been changed.
+// Without a path, the tasks are in memory only. A file may hold more tasks than the capacity. An
+// error, also of a ctx that ends, leaves no new file behind.
 func openStore(ctx context.Context, path string, capacity int, log *slog.Logger) (*store, error) {
 	s := &store{
 		capacity: capacity,
@@ -383,7 +383,7 @@ const (
 
 // restore takes the file for this process, reads its tasks, mends its end, and syncs what the last
 // process may have been killed before it could sync. It changes the file only if all lines are
-// valid. It needs no lock, because nobody else knows the store yet.
+// valid. It needs no mu, because nobody else knows the store yet.
 func (s *store) restore(ctx context.Context) error {
 	start := time.Now()
 	f := s.file
